@@ -1,0 +1,1 @@
+"""Speed and accuracy, measured; each prints a table and can print JSON."""

@@ -1,0 +1,234 @@
+"""A scenario through a learner, without a broker: how well it predicts while learning, and what it knows at the end.
+
+python -m benchmarks.accuracy --scenario mixed --learner clearing --seed 0
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import cli, datasets, scenario
+from pipeline.clearing import Clearing
+from pipeline.datasets import CLASSES, DIGITS, FASHION
+from pipeline.identity import Identity
+from pipeline.plan import Plan, load_splits, plan
+from pipeline.scores import ClassScore, Scores
+from pipeline.settings import Settings
+from pipeline.sums import Sums
+from pipeline.trunk import Filters, make
+
+BATCH = 256
+LAST = 50
+DRESS = "Dress"
+DRESS_AFTER = (0, 1, 2, 3, 5, 10, 25, 50, 100)
+"""Micro-batches since the first dress after which ``dress`` is looked at."""
+
+PREDICT_ONLY = 100
+"""Micro-batches that are predicted once more at the end, with learning switched off."""
+
+GROUPS = {"digits": DIGITS, "fashion": FASHION, "overall": CLASSES}
+
+
+@dataclass
+class Outcomes:
+    """Images of each class, and those that were right."""
+
+    images: dict[str, int] = field(default_factory=dict)
+    right: dict[str, int] = field(default_factory=dict)
+
+    def add(self, labels: Sequence[str | None], predictions: Sequence[str | None]) -> None:
+        for label, predicted in zip(labels, predictions, strict=True):
+            if label is not None:
+                self.images[label] = self.images.get(label, 0) + 1
+                self.right[label] = self.right.get(label, 0) + (label == predicted)
+
+    def summary(self) -> dict[str, Any]:
+        """Accuracy of the groups, over their images, and of every class; None where there was no image."""
+        groups = {name: self._accuracy(members) for name, members in GROUPS.items()}
+        return {**groups, "classes": {name: self._accuracy([name]) for name in CLASSES}}
+
+    def _accuracy(self, names: Sequence[str]) -> float | None:
+        images = sum(self.images.get(name, 0) for name in names)
+        return sum(self.right.get(name, 0) for name in names) / images if images else None
+
+
+def forgetting(classes: Sequence[ClassScore]) -> dict[str, Any]:
+    """Forgetting at the end of the stream: of every class, and the mean over the classes of each group."""
+    by_name = {c.name: c.forgetting for c in classes}
+    groups = {
+        name: float(np.mean(known)) if (known := [by_name[m] for m in members if m in by_name]) else None
+        for name, members in GROUPS.items()
+    }
+    return {**groups, "classes": {name: by_name.get(name) for name in CLASSES}}
+
+
+class HeldOut:
+    """The test images, and how much of them a learner gets right."""
+
+    def __init__(self, settings: Settings) -> None:
+        splits = [datasets.load(name, "test", settings) for name in ("mnist", "fashion-mnist")]
+        self.images = np.concatenate([split.images for split in splits])
+        self.labels = [split.classes[i] for split in splits for i in split.labels]
+
+    def outcomes(self, learner: Clearing, names: Sequence[str] = CLASSES) -> Outcomes:
+        """What the learner makes of the test images of some classes."""
+        chosen = [i for i, label in enumerate(self.labels) if label in names]
+        result = Outcomes()
+        for start in range(0, len(chosen), BATCH):
+            some = chosen[start : start + BATCH]
+            result.add([self.labels[i] for i in some], learner.quote(self.images[some]).predictions())
+        return result
+
+
+class Run:
+    """One pass of a learner over a plan: predict, then learn, a micro-batch at a time."""
+
+    def __init__(self, learner: Clearing, stream: Plan, window: int) -> None:
+        self.learner, self.stream = learner, stream
+        self.prequential, self.last, self.scores = Outcomes(), Outcomes(), Scores(window)
+        self.seconds = 0.0
+
+    def through(self, after: Callable[[int], None]) -> None:
+        """All of the stream; ``after`` is called with the number of each micro-batch done, outside the timing."""
+        total = -(-len(self.stream) // BATCH)
+        for number in range(total):
+            images, labels = self._batch(number)
+            begun = time.perf_counter()
+            predictions = self._learn(images, labels)
+            self.seconds += time.perf_counter() - begun
+            self.prequential.add(labels, predictions)
+            if number >= total - LAST:
+                self.last.add(labels, predictions)
+            after(number)
+
+    def _batch(self, number: int) -> tuple[NDArray[np.uint8], tuple[str | None, ...]]:
+        span = slice(number * BATCH, (number + 1) * BATCH)
+        return self.stream.images(span.start, span.stop), self.stream.labels[span]
+
+    def _learn(self, images: NDArray[np.uint8], labels: Sequence[str | None]) -> list[str | None]:
+        quotes = self.learner.quote(images)
+        predictions = quotes.predictions()
+        self.scores.add((label, p) for label, p in zip(labels, predictions, strict=True) if label is not None)
+        self.learner.add(self.learner.settle(quotes, labels))
+        self.learner.clear()
+        return predictions
+
+    def predict_only(self) -> float:
+        """Images a second with learning switched off."""
+        count = min(PREDICT_ONLY, -(-len(self.stream) // BATCH))
+        seconds, images = 0.0, 0
+        for number in range(count):
+            pixels, labels = self._batch(number)
+            begun = time.perf_counter()
+            predictions = self.learner.quote(pixels).predictions()
+            scores = [(label, p) for label, p in zip(labels, predictions, strict=True) if label is not None]
+            Scores(1).add(scores)
+            seconds += time.perf_counter() - begun
+            images += len(pixels)
+        return images / seconds
+
+
+class DressWatch:
+    """Held-out accuracy on the dresses, and on the digits beside them, at set places after the first dress."""
+
+    def __init__(self, run: Run, held_out: HeldOut) -> None:
+        self._run, self._held_out = run, held_out
+        first = next((s.start for s in run.stream.phases if DRESS in s.phase.classes), None)
+        self._first = None if first is None else first // BATCH
+        self.dress: dict[str, float | None] = {}
+        self.digits: dict[str, float | None] = {}
+
+    def look(self, number: int) -> None:
+        """Micro-batch ``number`` was done."""
+        if self._first is None or (after := number + 1 - self._first) not in DRESS_AFTER:
+            return
+        seen = self._held_out.outcomes(self._run.learner, [*DIGITS, DRESS]).summary()
+        self.dress[str(after)] = seen["classes"][DRESS]
+        self.digits[str(after)] = seen["digits"]
+
+
+def measure(name: str, learner_name: str, seed: int, images: int | None, settings: Settings) -> dict[str, Any]:
+    """Everything that this benchmark prints, as one object."""
+    drawn = scenario.load(name, seed=seed, images=images)
+    stream = plan(drawn, load_splits(drawn, settings))
+    filters = Filters(seed, settings.filters)
+    run = Run(Clearing(make(filters, settings.backend), Sums.zero(filters.width)), stream, settings.window)
+    held_out = HeldOut(settings)
+    watch = DressWatch(run, held_out)
+    run.through(watch.look if drawn.name == "dress" else lambda _: None)
+    result = {
+        "scenario": drawn.name,
+        "learner": learner_name,
+        "seed": seed,
+        "images": len(stream),
+        "seconds": run.seconds,
+        "images_per_second": len(stream) / run.seconds,
+        "predict_only_images_per_second": run.predict_only(),
+        "digest": run.learner.sums().digest(Identity.of(filters, "squared").digest),
+        "prequential": run.prequential.summary(),
+        f"last_{LAST}": run.last.summary(),
+        "held_out": held_out.outcomes(run.learner).summary(),
+        "forgetting": forgetting(run.scores.classes()),
+    }
+    if watch.dress:
+        result |= {"held_out_dress_after": watch.dress, "held_out_digits_after": watch.digits}
+    return result
+
+
+def parse() -> argparse.Namespace:
+    parser = cli.parser(
+        "Run a scenario through a learner without a broker.", "filters", "backend", "window", "data", "cache"
+    )
+    parser.add_argument("--scenario", default="mixed", metavar="NAME", help="a shipped scenario, or a path")
+    parser.add_argument("--learner", default="clearing", choices=["clearing"])
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="moves stream and trunk (default: 0)")
+    parser.add_argument("--images", type=int, metavar="N", help="first N images; past the end the last phase goes on")
+    return parser.parse_args()
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """The result for a person."""
+    kinds = {"prequential": "prequential", f"last_{LAST}": f"last {LAST} micro-batches", "held_out": "held out"}
+    page = Table("class", *kinds.values(), "forgetting")
+    for name in [*GROUPS, *CLASSES]:
+        cells = [
+            result[kind][name] if name in GROUPS else result[kind]["classes"][name] for kind in [*kinds, "forgetting"]
+        ]
+        page.add_row(name, *("–" if cell is None else f"{cell:.4f}" for cell in cells), end_section=name == "overall")
+    return page
+
+
+def main() -> int:
+    arguments = parse()
+    result = measure(
+        arguments.scenario, arguments.learner, arguments.seed, arguments.images, cli.settings_of(arguments)
+    )
+    if arguments.json:
+        sys.stdout.write(orjson.dumps(result).decode() + "\n")
+        return 0
+    console = Console()
+    console.print(table(result))
+    for after, ratio in result.get("held_out_dress_after", {}).items():
+        digits = result["held_out_digits_after"][after]
+        console.print(f"{after:>4} micro-batches after the first dress: dresses {ratio:.4f}, digits {digits:.4f}")
+    console.print(
+        f"{result['scenario']}, seed {result['seed']}: {result['images']:,} images, "
+        f"{result['images_per_second']:,.0f} a second "
+        f"({result['predict_only_images_per_second']:,.0f} without learning)",
+        highlight=False,
+    )
+    console.print(f"digest {result['digest']}", highlight=False, soft_wrap=True)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

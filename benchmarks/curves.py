@@ -1,0 +1,119 @@
+"""Draw the rolling accuracy of every class over a stream, from the predictions that a group recorded.
+
+python -m benchmarks.curves --broker sqlite:///runs/demo/stream.db --out accuracy.png
+"""
+
+import sys
+from collections import deque
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import orjson
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from pipeline import cli
+from pipeline.broker import Broker, connect
+from pipeline.datasets import DIGITS
+from pipeline.errors import TopicError
+from pipeline.topics import Topics
+
+POINTS = 2000
+"""Points that a curve is drawn with, at most."""
+
+COLOURS = mpl.color_sequences["petroff10"]  # told apart by the colour-blind too
+
+
+@dataclass
+class Curves:
+    """Rolling accuracy of each class against images of the stream, and where the phases of the stream begin."""
+
+    window: int
+    step: int
+    images: int = 0
+    points: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    phases: list[tuple[int, str]] = field(default_factory=list)
+    _outcomes: dict[str, "deque[bool]"] = field(default_factory=dict)
+
+    def add(self, served: dict[str, Any]) -> None:
+        """The next prediction of the stream."""
+        phase = served["source"].rpartition("/")[2]
+        if not self.phases or self.phases[-1][1] != phase:
+            self.phases.append((self.images, phase))
+        self.images += 1
+        if served["label"] is not None:
+            self._add(served["label"], served["label"] == served["predicted"])
+
+    def _add(self, label: str, right: bool) -> None:
+        outcomes = self._outcomes.setdefault(label, deque(maxlen=self.window))
+        outcomes.append(right)
+        xs, ys = self.points.setdefault(label, ([], []))
+        if not xs or self.images - xs[-1] >= self.step:
+            xs.append(self.images)
+            ys.append(sum(outcomes) / len(outcomes))
+
+
+def read(broker: Broker, topics: Topics, group: str, window: int) -> Curves:
+    """The curves of a group, from its predictions. Raises TopicError if it made none."""
+    extents = broker.extents(topics.predictions)
+    result = Curves(window, max(1, sum(e.end - e.first for e in extents.values()) // POINTS))
+    for partition, extent in extents.items():
+        for message in broker.read(partition, extent.first, extent.end):
+            served = orjson.loads(message.value)
+            if served["group"] == group:
+                result.add(served)
+    if not result.images:
+        raise TopicError(f"topic {topics.predictions} holds no prediction of group {group}")
+    return result
+
+
+def draw(curves: Curves, path: Path) -> None:
+    """Two panels, digits above and everything else below, the phases marked."""
+    figure = Figure(figsize=(11, 7), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, sharey=True)
+    others = [name for name in curves.points if name not in DIGITS]
+    _panel(above, curves, [name for name in DIGITS if name in curves.points])
+    _panel(below, curves, others)
+    for axes in (above, below):
+        _mark_phases(axes, curves)
+    for start, name in curves.phases:
+        above.text(start, 1.06, f" {name}", fontsize=9, color="0.3")
+    below.set_xlabel("images of the stream; each is predicted first, then learnt from")
+    figure.supylabel(f"rolling accuracy (last {curves.window} images of a class)")
+    figure.savefig(path, dpi=120)
+
+
+def _panel(axes: Axes, curves: Curves, names: list[str]) -> None:
+    for i, name in enumerate(names):
+        axes.plot(*curves.points[name], label=name, color=COLOURS[i % len(COLOURS)], linewidth=1.4)
+    axes.set_ylim(0, 1.03)
+    axes.set_xlim(0, curves.images)
+    axes.grid(alpha=0.3)
+    if names:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
+
+
+def _mark_phases(axes: Axes, curves: Curves) -> None:
+    ends = [start for start, _ in curves.phases[1:]] + [curves.images]
+    for i, ((start, _), end) in enumerate(zip(curves.phases, ends, strict=True)):
+        axes.axvspan(start, end, color="0.5", alpha=0.08 if i % 2 else 0.0, linewidth=0)
+
+
+def main() -> int:
+    parser = cli.parser("Draw the rolling accuracy of every class.", "broker", "topic_prefix", "group", "window")
+    parser.add_argument("--out", type=Path, default=Path("accuracy.png"), metavar="FILE", help="a PNG, SVG or PDF")
+    arguments = parser.parse_args()
+    settings = cli.settings_of(arguments)
+    with closing(connect(settings.broker)) as broker:
+        curves = read(broker, Topics(settings.topic_prefix), settings.group, settings.window)
+    draw(curves, arguments.out)
+    result = {"file": str(arguments.out), "images": curves.images, "phases": curves.phases}
+    sys.stdout.write(orjson.dumps(result).decode() + "\n" if arguments.json else f"{arguments.out}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,108 @@
+"""The whole stream on one machine: a producer and a learner as two processes, a durable topic between them.
+
+    python -m demo
+
+Writes everything to one folder, which it empties first: the stream, the snapshots, the log of the producer and
+``accuracy.png``, the rolling accuracy of every class.
+"""
+
+import argparse
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+from benchmarks import curves
+from pipeline import cli, datasets, scenario
+from pipeline.broker import connect
+from pipeline.errors import MarketstreamError, SettingsError
+from pipeline.settings import Settings
+from pipeline.topics import Topics
+
+MOST_AHEAD = 20_000
+"""Images that the producer may be ahead of the learner on a slow machine."""
+
+MARK = ".marketstream-demo"
+"""Names a folder that the demo made, and so may empty."""
+
+
+class DemoError(MarketstreamError):
+    """One of the two processes failed."""
+
+
+def fresh(folder: Path) -> None:
+    """Make the folder, or empty the one of an earlier demo. Raises SettingsError for any other folder."""
+    if folder.exists() and any(folder.iterdir()):
+        if not (folder / MARK).exists():
+            raise SettingsError(f"{folder} was not made by a demo, and will not be emptied: choose another --folder")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
+
+
+def start(module: str, *arguments: str, **options: object) -> "subprocess.Popen[bytes]":
+    return subprocess.Popen([sys.executable, "-m", module, *arguments], **options)  # type: ignore[call-overload,no-any-return]
+
+
+def finish(process: "subprocess.Popen[bytes]") -> None:
+    """End a process that may still run, as Ctrl-C would."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        process.wait()
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="The whole stream on one machine, from nothing.")
+    parser.add_argument("--scenario", default="demo", metavar="NAME", help="a shipped scenario, or a path")
+    parser.add_argument("--images", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--folder", type=Path, default=Path("runs/demo"), metavar="DIR", help="where files go")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    return parser.parse_args()
+
+
+def stream(folder: Path, name: str, images: int, as_json: bool) -> None:
+    """Run producer and learner to the end of the stream."""
+    broker = f"sqlite:///{folder / 'stream.db'}"
+    log = folder / "producer.log"
+    with log.open("wb") as file:
+        send = start("producers.replay", name, "--images", str(images), "--broker", broker, "--group", "learn",
+                     "--max-lag", str(MOST_AHEAD), stdout=file, stderr=file)  # fmt: skip
+    flags = ("--snapshots", str(folder / "snapshots"), "--metrics-port", "0", *(["--json"] if as_json else []))
+    learn = start("consumers.learn", "--broker", broker, "--images", str(images), *flags)
+    try:
+        while learn.poll() is None and not send.poll():
+            try:
+                learn.wait(0.5)
+            except subprocess.TimeoutExpired:
+                continue
+    finally:
+        finish(learn)
+        finish(send)
+    for process, what in ((send, f"the producer failed, see {log}"), (learn, "the learner failed, see above")):
+        if process.returncode:
+            raise DemoError(f"{what} (exit status {process.returncode})")
+
+
+def main() -> int:
+    arguments = parse()
+    folder: Path = arguments.folder
+    drawn = scenario.load(arguments.scenario, images=arguments.images)
+    fresh(folder)
+    settings = Settings()
+    for name in ("mnist", "fashion-mnist"):
+        datasets.load(name, drawn.part, settings)  # here, so that the bar of a download is seen
+    say = sys.stderr if arguments.json else sys.stdout
+    print(f"{drawn.name}: {drawn.about}", file=say)
+    stream(folder, arguments.scenario, drawn.images, arguments.json)
+    with closing(connect(f"sqlite:///{folder / 'stream.db'}")) as broker:
+        curves.draw(curves.read(broker, Topics(), settings.group, settings.window), folder / "accuracy.png")
+    print(f"\nrolling accuracy of every class: {folder / 'accuracy.png'}", file=say)
+    newest = max((folder / "snapshots").rglob("*.safetensors"))
+    print(f"stream {folder / 'stream.db'}, newest snapshot {newest}", file=say)
+    return 0
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,156 @@
+"""What a broker is to the rest of the project: topics of ordered partitions, transactions, consumer groups.
+
+The words and the guarantees are Kafka's: a partition is an append-only log whose records have consecutive
+offsets from 0; a transaction writes records to any topics, and offsets of a consumer group, all or nothing;
+readers see committed records only.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+Headers = tuple[tuple[str, bytes], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Partition:
+    """One partition of one topic."""
+
+    topic: str
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class Topic:
+    """What a topic should be when it is made.
+
+    ``retention_records`` is the least number of newest records that a partition keeps (None: all of them).
+    """
+
+    name: str
+    partitions: int = 1
+    retention_records: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A record to be written. Without a partition, the key decides; without a key either, partition 0."""
+
+    topic: str
+    value: bytes
+    key: bytes | None = None
+    headers: Headers = ()
+    partition: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A record as it was read. ``timestamp`` is in milliseconds since the epoch, set by the broker."""
+
+    topic: str
+    partition: int
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far a group has come in a partition: the next offset to read, and a note kept beside it."""
+
+    offset: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """The offsets that a partition holds: from ``first`` up to, not including, ``end``."""
+
+    first: int
+    end: int
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """On whose behalf offsets are committed. ``generation`` and ``name`` are the broker's own, for fencing."""
+
+    group: str
+    generation: int = -1
+    name: str = ""
+
+
+class Transaction(Protocol):
+    """An open transaction. Nothing of it can be read by others before it is committed."""
+
+    def produce(self, records: Iterable[Record]) -> None:
+        """Append records. Raises TopicError, RecordTooLargeError."""
+
+    def commit_offsets(self, member: Member, positions: Mapping[Partition, Position]) -> None:
+        """Move the group's positions, with the rest of the transaction or not at all."""
+
+
+class Producer(Protocol):
+    """Writes, in transactions. A newer producer with the same transactional id fences this one."""
+
+    def transaction(self) -> AbstractContextManager[Transaction]:
+        """Commit at the end of the block, abort if the block raises.
+
+        Raises FencedError, BrokerBusyError and StorageError: nothing was written; OutcomeUnknownError.
+        """
+
+    def close(self) -> None: ...
+
+
+class Consumer(Protocol):
+    """A member of a consumer group, reading one topic."""
+
+    @property
+    def member(self) -> Member: ...
+
+    @property
+    def assignment(self) -> frozenset[Partition]: ...
+
+    def poll(self, max_records: int, timeout: float) -> list[Message]:
+        """Up to ``max_records`` next messages; waits up to ``timeout`` seconds for the first one.
+
+        Starts at the group's committed positions (or where ``seek`` says), at the first record kept where
+        there is none. A position whose records are gone raises TopicError with the offsets.
+        """
+
+    def seek(self, partition: Partition, offset: int) -> None: ...
+
+    def lag(self) -> dict[Partition, int]:
+        """Records of each assigned partition that this consumer has not been given yet."""
+
+    def close(self) -> None: ...
+
+
+class Broker(Protocol):
+    """A connection to a broker."""
+
+    def ensure_topics(self, topics: Iterable[Topic]) -> None:
+        """Create what does not exist. Raises TopicError if one exists with another number of partitions."""
+
+    def topic_id(self, topic: str) -> str:
+        """A name that a topic made anew under the old name does not share."""
+
+    def extents(self, topic: str) -> dict[Partition, Extent]:
+        """What each partition holds. Raises TopicError if there is no such topic."""
+
+    def committed(self, group: str, topic: str) -> dict[Partition, Position]:
+        """The group's committed positions; partitions without one are left out."""
+
+    def read(self, partition: Partition, start: int, stop: int) -> Iterator[Message]:
+        """Committed messages with start <= offset < stop that are there now, in order, outside any group.
+
+        Raises TopicError, also if records are removed while this reads: what it gives has no gap.
+        """
+
+    def producer(self, transactional_id: str) -> Producer: ...
+
+    def consumer(self, group: str, topic: str) -> Consumer: ...
+
+    def close(self) -> None: ...

@@ -1,0 +1,95 @@
+"""The learner ``clearing``: the market with a clearing house, in exact integers."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline import house, market
+from pipeline.learner import Quotes, Update
+from pipeline.ledger import Ledger
+from pipeline.sums import Sums
+from pipeline.trunk import Trunk
+
+
+class Clearing:
+    """Vendors bid on logits; the clearing house turns the sums of what they found into weights.
+
+    Serves nothing before the first ``clear``, also if it begins with the sums of an earlier run.
+
+    Parameters
+    ----------
+    trunk
+        From images to products.
+    sums
+        Where to begin: ``Sums.zero(D)``, or those of an earlier run.
+    generation
+        Clearings that led to ``sums``.
+    loss
+        Scalar loss that pays the vendors. With any but the default the targets depend on the logits of the moment,
+        and so on the order of the stream: the same digest then needs the same targets.
+    """
+
+    def __init__(self, trunk: Trunk, sums: Sums, *, generation: int = 0, loss: market.Loss = market.squared) -> None:
+        self._trunk = trunk
+        self._ledger = Ledger(sums)
+        self._loss = loss
+        self._schedule = house.Schedule()
+        self._schedule.new_class(sums.images)
+        self._weights = np.zeros((sums.width, 0), np.float32)
+        self._served: tuple[str, ...] = ()
+        self.generation = generation
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Every class that was added, in the order of appearance."""
+        return tuple(self._ledger.classes)
+
+    @property
+    def images(self) -> int:
+        """Images added so far."""
+        return self._ledger.images
+
+    def quote(self, images: NDArray[np.uint8]) -> Quotes:
+        """Forward only: ``uint8[n, 28, 28]``. No perturbation reaches the logits."""
+        products = self._trunk(images)
+        return Quotes(products, products.astype(np.float32) @ self._weights, self._served)
+
+    def settle(self, quotes: Quotes, labels: Sequence[str | None]) -> Update:
+        """Let the vendors bid on the labelled images. Changes nothing."""
+        places = [i for i, label in enumerate(labels) if label is not None]
+        names = [label for label in labels if label is not None]
+        classes = tuple(dict.fromkeys([*quotes.classes, *names]))
+        logits = np.zeros((len(places), len(classes)), np.float32)
+        logits[:, : len(quotes.classes)] = quotes.logits[places]
+        targets, sound = market.settle(logits, market.columns(names, classes), self._loss)
+        return Update(
+            quotes.products[places][sound],
+            targets[sound],
+            tuple(name for name, good in zip(names, sound, strict=True) if good),
+            classes,
+            tuple(place for place, good in zip(places, sound, strict=True) if not good),
+        )
+
+    def add(self, update: Update) -> None:
+        """What was found becomes state."""
+        known = len(self._ledger.classes)
+        before = self._ledger.images
+        self._ledger.add(update.products, update.targets, update.labels, update.classes)
+        if len(self._ledger.classes) > known:
+            self._schedule.new_class(before)
+
+    def clear(self) -> bool:
+        """If the schedule says so, state becomes weights; whether it did."""
+        if not self.images or not self._schedule.due(self.images):
+            return False
+        A, T = self._ledger.equations()
+        self._weights = house.solve(A, T, self.images)
+        self._served = self.classes
+        self._schedule.cleared(self.images)
+        self.generation += 1
+        return True
+
+    def sums(self) -> Sums:
+        """Everything that was added, as a value."""
+        return self._ledger.total()

@@ -1,0 +1,66 @@
+"""What all command-line programs share: flags made from the settings, errors in one line, exit codes."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+from pipeline.errors import MarketstreamError
+from pipeline.settings import PREFIX, Settings, load
+
+
+def parser(description: str, *settings: str) -> argparse.ArgumentParser:
+    """An argument parser with ``--json`` and one flag for each named setting."""
+    result = argparse.ArgumentParser(
+        description=description, epilog=f"Every setting is also an environment variable, {PREFIX}NAME."
+    )
+    for name in settings:
+        field = Settings.model_fields[name]
+        default = "" if field.default is None or field.default_factory else f" (default: {field.default})"
+        result.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="X", help=f"{field.description}{default}")
+    result.add_argument("--json", action="store_true", help="print one JSON object on standard output")
+    return result
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings that parsed arguments, environment and defaults make. Raises SettingsError."""
+    return load({k: v for k, v in vars(arguments).items() if k in Settings.model_fields})
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set."""
+    stop = threading.Event()
+
+    def handle(_number: int, _frame: FrameType | None) -> None:
+        # Not set() itself: the thread that is interrupted may hold the event's lock.
+        threading.Thread(target=stop.set).start()
+
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def run(main: Callable[[], int]) -> None:
+    """Run a program: its result is the exit status; 1 and one line on an expected error, 130 on Ctrl-C."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    try:
+        status = main()
+        sys.stdout.flush()
+    except MarketstreamError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # the reader of our output has gone: not worth a traceback
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)

@@ -1,0 +1,139 @@
+"""Every metric, in the one place where metrics are defined."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Protocol
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from pipeline.scores import NOTHING, ClassScore, Scores
+
+MOST_NAMES = 100
+"""Classes that metrics name; all later ones share the name ``other``."""
+
+OTHER = "other"
+
+BUCKETS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+
+
+class Progress(Protocol):
+    """What a worker knows about itself, read when Prometheus scrapes."""
+
+    @property
+    def scores(self) -> Scores: ...
+    @property
+    def generation(self) -> int: ...
+    @property
+    def settled_images(self) -> int: ...
+    @property
+    def lag(self) -> Mapping[int, int]: ...
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics that are counted where things happen. The registry is passed in, never the global one."""
+
+    registry: CollectorRegistry
+    quote_seconds: Histogram = field(init=False)
+    settle_seconds: Histogram = field(init=False)
+    clear_seconds: Histogram = field(init=False)
+    dead_letters: Counter = field(init=False)
+    snapshots: Counter = field(init=False)
+    last_clear: Gauge = field(init=False)
+
+    def __post_init__(self) -> None:
+        def histogram(name: str, about: str) -> Histogram:
+            return Histogram(name, about, namespace="marketplace", buckets=BUCKETS, registry=self.registry)
+
+        def counter(name: str, about: str, *labels: str) -> Counter:
+            return Counter(name, about, labels, namespace="marketplace", registry=self.registry)
+
+        made = {
+            "quote_seconds": histogram("quote_seconds", "Time to quote a micro-batch."),
+            "settle_seconds": histogram("settle_seconds", "Time to settle a micro-batch and add what was found."),
+            "clear_seconds": histogram("clear_seconds", "Time of a clearing: sums become weights."),
+            "dead_letters": counter("dead_letters", "Records that could not be used, by reason.", "reason"),
+            "snapshots": counter("snapshots", "Snapshots written."),
+            "last_clear": Gauge(
+                "last_clear_timestamp_seconds",
+                "When the weights were last made.",
+                namespace="marketplace",
+                registry=self.registry,
+            ),
+        }
+        for name, metric in made.items():
+            object.__setattr__(self, name, metric)
+        build = Gauge("build_info", "Always 1.", ["version"], namespace="marketplace", registry=self.registry)
+        build.labels(version("marketstream")).set(1)
+
+    def watch(self, progress: Progress) -> None:
+        """Export a worker's scores and state, read anew at every scrape."""
+        self.registry.register(_ProgressCollector(progress))
+
+
+class _ProgressCollector(Collector):
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def collect(self) -> Iterator[Metric]:
+        p = self._progress
+        classes = _named(p.scores.classes())
+        for name, about, values in (
+            ("images", "Labelled images that were predicted.", {c.name: c.images for c in classes}),
+            ("correct", "Those predicted right before the label was known.", {c.name: c.correct for c in classes}),
+        ):
+            yield _counter(name, about, ["class"], {(c,): value for c, value in values.items()})
+        for name, about, ratios in (
+            ("rolling_accuracy_ratio", "Right among a class's last images.", {c.name: c.rolling for c in classes}),
+            (
+                "forgetting_ratio",
+                "Best rolling accuracy less the present one.",
+                {c.name: c.forgetting for c in classes},
+            ),
+        ):
+            yield _gauge(name, about, ["class"], {(c,): value for c, value in ratios.items()})
+        yield _confusion(p.scores, {c.name for c in classes})
+        overall: dict[tuple[str, ...], float] = {(): p.scores.rolling} if classes else {}
+        yield _gauge("rolling_accuracy_overall_ratio", "Right among the last images of any class.", [], overall)
+        lag: dict[tuple[str, ...], float] = {(str(partition),): records for partition, records in p.lag.items()}
+        yield _gauge("consumer_lag_records", "Records of images that were not read yet.", ["partition"], lag)
+        yield _gauge("generation", "Version of the weights that are served.", [], {(): p.generation})
+        yield _counter("settled_images", "Images that were learnt from.", [], {(): p.settled_images})
+
+
+def _counter(name: str, about: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+    family = CounterMetricFamily(f"marketplace_{name}", about, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _gauge(name: str, about: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
+    family = GaugeMetricFamily(f"marketplace_{name}", about, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _named(classes: Sequence[ClassScore]) -> list[ClassScore]:
+    """The first classes as they are, all later ones taken together."""
+    rest = classes[MOST_NAMES:]
+    if not rest:
+        return list(classes)
+    images = sum(c.images for c in rest)
+    rolling = sum(c.rolling * c.images for c in rest) / images
+    forgetting = sum(c.forgetting * c.images for c in rest) / images
+    other = ClassScore(OTHER, images, sum(c.correct for c in rest), rolling, forgetting)
+    return [*classes[:MOST_NAMES], other]
+
+
+def _confusion(scores: Scores, names: set[str]) -> Metric:
+    cells: dict[tuple[str, ...], float] = {}
+    for pair, count in scores.confusion().items():
+        key = tuple(name if name in names or name == NOTHING else OTHER for name in pair)
+        cells[key] = cells.get(key, 0) + count
+    return _counter("confusion", "Labelled images by what they are and were taken for.", ["label", "predicted"], cells)

@@ -1,0 +1,91 @@
+"""Classify image files with what was learnt.
+
+    python -m pipeline.predict --snapshot S IMAGE...
+
+Prints the file, the predicted class and the runner-up with their scores (0 to 1 mostly: the ridge regression of
+"is this the class").
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+from rich.console import Console
+from rich.table import Table
+
+from pipeline import cli, snapshots
+from pipeline.clearing import Clearing
+from pipeline.errors import RecordError, SnapshotError
+from pipeline.identity import Identity
+from pipeline.snapshots import Snapshot
+from pipeline.trunk import Filters, make
+from pipeline.trunk.filters import SIDE
+
+
+def learner_of(snapshot: Snapshot) -> Clearing:
+    """The learner that wrote a snapshot, ready to serve. Raises SnapshotError if this program's trunk differs."""
+    filters = Filters(int(snapshot.identity.seed), int(snapshot.identity.filters))
+    here = Identity.of(filters, snapshot.identity.loss)
+    if here != snapshot.identity:
+        raise SnapshotError(f"the snapshot is of another version: {snapshot.identity.difference(here)}")
+    learner = Clearing(make(filters), snapshot.sums)
+    learner.clear()
+    return learner
+
+
+def load(path: Path) -> NDArray[np.uint8]:
+    """A file as ``uint8[28, 28]``, made grey. Raises RecordError if it is no image or has another size."""
+    try:
+        with Image.open(path) as image:
+            if image.size != (SIDE, SIDE):
+                raise RecordError("shape", f"{path}: {image.size[0]}×{image.size[1]} pixels; {SIDE}×{SIDE} are needed")
+            return np.asarray(image.convert("L"))
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise RecordError("pixels", f"{path}: cannot be read as an image: {error}") from error
+
+
+def predict(learner: Clearing, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
+    """For each image the predicted class and the scores of all, best first."""
+    quotes = learner.quote(np.stack(images))
+    results = []
+    for row in quotes.logits:
+        best = np.argsort(-row)
+        results.append(
+            {"predicted": quotes.classes[best[0]], "scores": {quotes.classes[i]: float(row[i]) for i in best}}
+        )
+    return results
+
+
+def main() -> int:
+    parser = cli.parser("Classify image files (28×28) with what was learnt.")
+    parser.add_argument("--snapshot", type=Path, required=True, metavar="S", help="file that a learner wrote")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    arguments = parser.parse_args()
+    snapshot = snapshots.read(arguments.snapshot)
+    if not snapshot.sums.images:
+        raise SnapshotError(f"{arguments.snapshot}: nothing was learnt yet")
+    pixels = [load(path) for path in arguments.images]
+    results = predict(learner_of(snapshot), pixels)
+    named = [{"image": str(path), **result} for path, result in zip(arguments.images, results, strict=True)]
+    if arguments.json:
+        sys.stdout.write(orjson.dumps(named).decode() + "\n")
+    else:
+        Console().print(_table(named))
+    return 0
+
+
+def _table(results: list[dict[str, Any]]) -> Table:
+    table = Table("image", "class", "score", "runner-up", "score")
+    for result in results:
+        best = [f"{text}" for name, score in list(result["scores"].items())[:2] for text in (name, f"{score:.2f}")]
+        table.add_row(result["image"], *best)
+    return table
+
+
+if __name__ == "__main__":
+    cli.run(main)

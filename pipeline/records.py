@@ -1,0 +1,253 @@
+"""Image records on the wire: CloudEvents 1.0, Kafka protocol binding, binary mode.
+
+The value holds the pixels, the headers say everything else::
+
+    ce_specversion  1.0
+    ce_id           not empty; also the record's key
+    ce_source       a URI reference, not empty
+    ce_type         marketstream.image.v1, the version of this schema
+    ce_time         optional, RFC 3339
+    ce_subject      optional, not empty
+    ce_label        optional, 1 to 200 bytes
+    content-type    application/octet-stream, image/png or image/jpeg
+    ce_shape        28,28, with application/octet-stream only
+
+All header values are UTF-8 without control characters. Other headers are ignored. PNG and JPEG must be
+28×28 and grey (Pillow's mode L); of an animation the first picture is read.
+
+https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md
+"""
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from io import BytesIO
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from pipeline.broker.protocol import Headers, Record
+from pipeline.errors import RecordError
+
+SIDE = 28
+PIXELS = SIDE * SIDE
+LABEL_BYTES = 200
+
+# Every value that RecordError.reason can have here.
+REASONS = ("version", "header", "label", "content-type", "shape", "length", "grey", "image")
+
+Encoding = Literal["raw", "png", "jpeg"]
+Format = Literal["PNG", "JPEG"]
+
+_SPECVERSION = b"1.0"
+_TYPE = b"marketstream.image.v1"
+_RAW = b"application/octet-stream"
+_SHAPE = b"28,28"
+_KNOWN = {
+    *("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "ce_subject", "ce_label"),
+    *("content-type", "ce_shape"),
+}
+_MEDIA: dict[str, Format] = {"image/png": "PNG", "image/jpeg": "JPEG"}
+_SIGNATURE = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_URI = re.compile(r"[\w\-.~:/?#\[\]@!$&'()*+,;=]*(?:%[0-9a-f]{2}[\w\-.~:/?#\[\]@!$&'()*+,;=]*)*", re.A | re.I)
+_TIME = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)t([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?(z|[+-]([01]\d|2[0-3]):[0-5]\d)",
+    re.A | re.I,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRecord:
+    """One image on the stream. Raises RecordError if a field could not be written or read back.
+
+    Attributes
+    ----------
+    id
+        Unique within ``source``.
+    source
+        Where the image came from: a URI reference.
+    pixels
+        784 bytes, grey from 0 to 255, row by row.
+    label
+        The class, if it is known.
+    subject
+        Which image of the source this is.
+    time
+        When the image was taken, as RFC 3339 text.
+    """
+
+    id: str
+    source: str
+    pixels: bytes
+    label: str | None = None
+    subject: str | None = None
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        if len(self.pixels) != PIXELS:
+            raise RecordError("length", f"value: expected {PIXELS} bytes, got {len(self.pixels)}")
+        _check_text("ce_id", self.id)
+        _check_text("ce_source", self.source)
+        if not _URI.fullmatch(self.source):
+            raise RecordError("header", f"ce_source: expected a URI reference, got {_short(self.source)}")
+        if self.label is not None:
+            _check_text("ce_label", self.label, "label")
+            if (size := len(self.label.encode())) > LABEL_BYTES:
+                raise RecordError("label", f"ce_label: expected at most {LABEL_BYTES} bytes, got {size}")
+        if self.subject is not None:
+            _check_text("ce_subject", self.subject)
+        if self.time is not None:
+            _check_time(self.time)
+
+
+def encode(image: ImageRecord, topic: str, encoding: Encoding = "raw") -> Record:
+    """The image as a record of ``topic``, with its id as key. ``jpeg`` changes pixels a little."""
+    headers = [
+        ("ce_specversion", _SPECVERSION),
+        ("ce_id", key := image.id.encode()),
+        ("ce_source", image.source.encode()),
+        ("ce_type", _TYPE),
+    ]
+    optional = (("ce_time", image.time), ("ce_subject", image.subject), ("ce_label", image.label))
+    headers += [(name, text.encode()) for name, text in optional if text is not None]
+    if encoding == "raw":
+        value = image.pixels
+        headers += [("content-type", _RAW), ("ce_shape", _SHAPE)]
+    else:
+        value = _compress(image.pixels, encoding)
+        headers.append(("content-type", f"image/{encoding}".encode()))
+    return Record(topic, value, key, tuple(headers))
+
+
+def decode(value: bytes, headers: Headers) -> ImageRecord:
+    """The image that a record holds; pixels of PNG and JPEG are those that Pillow decodes.
+
+    Raises RecordError and nothing else; its reason is one of ``REASONS``.
+    """
+    known = dict(headers)
+    if len(known) != len(headers):
+        _refuse_duplicates(headers)
+    if known.get("ce_specversion") != _SPECVERSION:
+        raise _unexpected("version", known, "ce_specversion", "1.0")
+    if known.get("ce_type") != _TYPE:
+        raise _unexpected("version", known, "ce_type", f"{_TYPE.decode()}, which this program reads")
+    return ImageRecord(
+        _text(known, "ce_id"),
+        _text(known, "ce_source"),
+        _pixels(value, known),
+        _text(known, "ce_label", "label") if "ce_label" in known else None,
+        _text(known, "ce_subject") if "ce_subject" in known else None,
+        _text(known, "ce_time") if "ce_time" in known else None,
+    )
+
+
+def stack(images: Sequence[ImageRecord]) -> NDArray[np.uint8]:
+    """Their pixels: uint8 [n, 28, 28], read-only."""
+    pixels = b"".join([image.pixels for image in images])
+    return np.frombuffer(pixels, np.uint8).reshape(len(images), SIDE, SIDE)
+
+
+def _short(value: object) -> str:
+    text = ascii(value)
+    return text if len(text) <= 60 else f"{text[:60]}…"
+
+
+def _check_text(header: str, text: str, reason: str = "header") -> None:
+    if not text:
+        raise RecordError(reason, f"{header}: empty; expected at least one character")
+    # isprintable is the quick way past nearly all texts; what it refuses is not always a control character
+    if not text.isprintable() and (found := _CONTROL.search(text)):
+        raise RecordError(
+            reason,
+            f"{header}: U+{ord(found[0]):04X} at character {found.start()}; expected no control characters",
+        )
+
+
+def _check_time(text: str) -> None:
+    parts = _TIME.fullmatch(text)
+    try:
+        if parts:
+            date(int(parts[1]), int(parts[2]), int(parts[3]))
+            return
+    except ValueError:  # there is no such day
+        pass
+    raise RecordError("header", f"ce_time: expected RFC 3339, as 2026-01-31T12:00:00Z, got {_short(text)}")
+
+
+def _refuse_duplicates(headers: Headers) -> None:
+    seen: set[str] = set()
+    for name, _ in headers:
+        if name in seen and name in _KNOWN:
+            raise RecordError("header", f"{name}: comes more than once; expected one")
+        seen.add(name)
+
+
+def _unexpected(reason: str, known: Mapping[str, bytes], header: str, expected: str) -> RecordError:
+    if header not in known:
+        return RecordError("header", f"{header}: missing; expected {expected}")
+    return RecordError(reason, f"{header}: expected {expected}, got {_short(known[header])}")
+
+
+def _text(known: Mapping[str, bytes], header: str, reason: str = "header") -> str:
+    try:
+        return known[header].decode()
+    except KeyError:
+        raise RecordError(reason, f"{header}: missing; every image record has one") from None
+    except UnicodeDecodeError as error:
+        raise RecordError(reason, f"{header}: expected UTF-8, but byte {error.start} is not") from None
+
+
+def _pixels(value: bytes, known: Mapping[str, bytes]) -> bytes:
+    media = known.get("content-type")
+    if media != _RAW:
+        # a media type is in any case and may be followed by parameters
+        name = (media or b"").partition(b";")[0].strip().lower().decode("latin-1")
+        if name in _MEDIA:
+            return _decompress(value, _MEDIA[name])
+        if name != _RAW.decode():
+            expected = f"{_RAW.decode()}, {' or '.join(_MEDIA)}"
+            raise _unexpected("content-type", known, "content-type", expected)
+    if known.get("ce_shape") != _SHAPE:
+        raise _unexpected("shape", known, "ce_shape", _SHAPE.decode())
+    return value
+
+
+def _compress(pixels: bytes, encoding: Literal["png", "jpeg"]) -> bytes:
+    with BytesIO() as file:
+        Image.frombytes("L", (SIDE, SIDE), pixels).save(file, encoding, quality=95)
+        return file.getvalue()
+
+
+def _decompress(value: bytes, name: Format) -> bytes:
+    signature = _SIGNATURE[name]
+    if not value.startswith(signature):
+        begin = value[: len(signature)].hex(" ")
+        raise RecordError("image", f"value: byte 0: expected {name}, {signature.hex(' ')}, got {begin or 'nothing'}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(BytesIO(value), formats=(name,)) as image:  # reads its header only
+                _check_header(image, name)
+                return image.tobytes()
+    except RecordError:
+        raise
+    except Image.DecompressionBombError:
+        raise RecordError("shape", f"value: a {name} image of a huge size; expected {SIDE}x{SIDE}") from None
+    except UnidentifiedImageError:
+        raise RecordError("image", f"value: damaged {name} header") from None
+    except Exception as error:  # damaged files make Pillow raise nearly anything
+        raise RecordError("image", f"value: damaged {name}: {_short(str(error))}") from None
+
+
+def _check_header(image: Image.Image, name: Format) -> None:
+    if image.size != (SIDE, SIDE):
+        width, height = image.size
+        raise RecordError("shape", f"value: expected a {name} of {SIDE}x{SIDE} pixels, got {width}x{height}")
+    if image.mode != "L":
+        raise RecordError("grey", f"value: expected a grey {name} (mode L), got mode {image.mode}")

@@ -1,0 +1,180 @@
+"""Scenarios: YAML files that say which images come, in which proportions, at what rate, from which seed.
+
+The same file and seed give the same stream, byte for byte, on any machine: all that is random comes from the
+raw 64-bit outputs of Philox generators, which unlike ``permutation`` are the same in every version of numpy.
+See ``scenarios/`` for the format; ``pipeline.plan`` makes a scenario into a stream.
+"""
+
+import difflib
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import orjson
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from pipeline.datasets import CLASSES, DIGITS, FASHION
+from pipeline.errors import ScenarioError
+from pipeline.lines import Origin, read_yaml
+
+SHIPPED = Path(__file__).parent.parent / "scenarios"
+GROUPS = {"digits": DIGITS, "fashion": FASHION, "all": CLASSES}
+_MOST_IMAGES = 10_000_000
+
+
+def _known_entry(name: str) -> str:
+    names = (*CLASSES, *GROUPS)
+    if name not in names:
+        raise PydanticCustomError("entry", "no such class; did you mean {near}?", {"near": _nearest(name, names)})
+    return name
+
+
+Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
+Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Entry = Annotated[str, AfterValidator(_known_entry)]
+Share = Annotated[int, Field(ge=1, le=100_000)]
+
+
+class Phase(BaseModel):
+    """A stretch of the stream with the same proportions throughout.
+
+    Every ``sum(classes.values())`` consecutive images hold exactly that many of each class or group.
+    ``labelled`` is the chance of an image to have its label on its record; ``rate`` is in images/s.
+    """
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    name: Slug
+    images: int = Field(ge=1, le=_MOST_IMAGES)
+    classes: dict[Entry, Share] = Field(min_length=1)
+    labelled: float = Field(1.0, ge=0, le=1)
+    rate: Rate | None = None
+
+
+class Scenario(BaseModel):
+    """A whole stream. ``rate`` is in images/s for phases without their own; None: as fast as possible."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+    name: Slug
+    about: str = Field(min_length=1)
+    seed: int = Field(0, ge=0, lt=2**64)
+    rate: Rate | None = None
+    repeat: bool = False
+    part: Literal["train", "test"] = "train"
+    phases: Annotated[tuple[Phase, ...], Field(min_length=1, strict=False)]
+
+    _origin: Origin = PrivateAttr(default_factory=Origin)
+    _digest: str = PrivateAttr("")
+
+    @field_validator("phases")
+    @classmethod
+    def _distinct_names(cls, phases: tuple[Phase, ...]) -> tuple[Phase, ...]:
+        if len({phase.name for phase in phases}) < len(phases):
+            raise PydanticCustomError("names", "two phases have the same name")
+        return phases
+
+    @model_validator(mode="after")
+    def _take_digest(self) -> Self:
+        # Here, and not in digest(): first() leaves it as it is, so that a run can be carried on with more images.
+        content = self.model_dump(include={"name", "seed", "part", "repeat"})
+        phases = [phase.model_dump(exclude={"rate"}) for phase in self.phases]
+        text = orjson.dumps({"version": 1, **content, "phases": phases}, option=orjson.OPT_SORT_KEYS)
+        self._digest = hashlib.sha256(text).hexdigest()
+        return self
+
+    @property
+    def images(self) -> int:
+        """How many images the stream has."""
+        return sum(phase.images for phase in self.phases)
+
+    def digest(self) -> str:
+        """Hash of what determines the stream. It does not depend on where the stream was cut."""
+        return self._digest
+
+    def first(self, images: int) -> "Scenario":
+        """The first ``images`` images; where there are not so many, the last phase goes on."""
+        phases: list[Phase] = []
+        left = images
+        for phase in self.phases:
+            last = phase is self.phases[-1]
+            phases.append(phase.model_copy(update={"images": left if last else min(left, phase.images)}))
+            left -= phases[-1].images
+            if not left:
+                break
+        return self.model_copy(update={"phases": tuple(phases)})
+
+    def error(self, path: Iterable[str | int], problem: str) -> ScenarioError:
+        """A ScenarioError that names file, line and key."""
+        return self._origin.error(tuple(path), problem)
+
+
+def load(path_or_name: str, seed: int | None = None, images: int | None = None) -> Scenario:
+    """Read a scenario: a file, or one of those shipped by its name.
+
+    ``seed`` overrides the file's; ``images`` cuts the stream to its first so many images, or lets the last
+    phase go on. Raises ScenarioError, whose text says file, line, key and problem.
+    """
+    if images is not None and not 1 <= images <= _MOST_IMAGES:
+        raise ScenarioError(f"images: expected 1 to {_MOST_IMAGES:,}, but it is {images}")
+    data, origin = read_yaml(_find(path_or_name))
+    if isinstance(data, dict) and seed is not None:
+        data["seed"] = seed
+    try:
+        scenario = Scenario.model_validate(data)
+    except ValidationError as error:
+        raise _first_problem(error, origin) from None
+    scenario._origin = origin
+    return scenario if images is None else scenario.first(images)
+
+
+def _find(path_or_name: str) -> Path:
+    shipped = sorted(path.stem for path in SHIPPED.glob("*.yaml"))
+    if path_or_name in shipped:
+        return SHIPPED / f"{path_or_name}.yaml"
+    path = Path(path_or_name)
+    if not path.is_file():
+        raise ScenarioError(
+            f"{path_or_name}: no such scenario; give a file or one of {', '.join(shipped)} "
+            f"(did you mean {_nearest(path_or_name, shipped)}?)"
+        )
+    return path
+
+
+def _first_problem(error: ValidationError, origin: Origin) -> ScenarioError:
+    problems = [(_path(details), _problem(details)) for details in error.errors()]
+    return origin.error(*min(problems, key=lambda problem: origin.line(problem[0])))
+
+
+def _path(details: ErrorDetails) -> tuple[str | int, ...]:
+    path = details["loc"]
+    return path[:-1] if path and path[-1] == "[key]" else path
+
+
+def _problem(details: ErrorDetails) -> str:
+    kind, text, given = details["type"], details["msg"], details["input"]
+    if kind == "missing":
+        return "missing"
+    if kind == "extra_forbidden":
+        keys = (*Scenario.model_fields, *Phase.model_fields)
+        return f"no such key; did you mean {_nearest(str(details['loc'][-1]), keys)}?"
+    if isinstance(given, dict | list | tuple) or kind == "entry":
+        return text
+    return f"{text[0].lower()}{text[1:]}, but it is {given!r}"
+
+
+def _nearest(name: str, names: Iterable[str]) -> str:
+    by_lower_case = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(name.lower(), by_lower_case, n=1, cutoff=0)
+    return by_lower_case[near[0]] if near else "?"

@@ -1,0 +1,144 @@
+"""Scores: how well each class was predicted before its label was known, lately and ever."""
+
+import threading
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+NOTHING = "none"
+"""What an image was predicted as before any class was known. Counts as wrong."""
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """One class: ``rolling`` is over its last images; ``forgetting`` is the best rolling accuracy less this one."""
+
+    name: str
+    images: int
+    correct: int
+    rolling: float
+    forgetting: float
+
+
+class _Window:
+    """The last ``size`` outcomes of something, and the best share of right ones that a full window has held."""
+
+    def __init__(self, size: int) -> None:
+        self.outcomes: deque[bool] = deque(maxlen=size)
+        self.right = 0
+        self.best = 0
+
+    def add(self, right: bool) -> None:
+        if len(self.outcomes) == self.outcomes.maxlen:
+            self.right -= self.outcomes[0]
+        self.outcomes.append(right)
+        self.right += right
+        if len(self.outcomes) == self.outcomes.maxlen:
+            self.best = max(self.best, self.right)
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / len(self.outcomes) if self.outcomes else 0.0
+
+    @property
+    def forgetting(self) -> float:
+        return max(0, self.best - self.right) / (self.outcomes.maxlen or 1)
+
+
+class Scores:
+    """Prequential scores: every image is predicted first, then counted. Safe to read from other threads.
+
+    Parameters
+    ----------
+    window
+        Images that rolling accuracy looks at, of each class and of all together. Forgetting is 0 until a class has
+        had that many: the best of a handful of images says nothing.
+    """
+
+    def __init__(self, window: int) -> None:
+        self._lock = threading.Lock()
+        self._window = window
+        self._images: Counter[str] = Counter()
+        self._correct: Counter[str] = Counter()
+        self._confusion: Counter[tuple[str, str]] = Counter()
+        self._windows: dict[str, _Window] = {}
+        self._overall = _Window(window)
+
+    def add(self, outcomes: Iterable[tuple[str, str | None]]) -> None:
+        """Count (label, predicted class) of images, in the order of the stream."""
+        with self._lock:
+            for label, predicted in outcomes:
+                right = label == predicted
+                self._images[label] += 1
+                self._correct[label] += right
+                self._confusion[label, predicted or NOTHING] += 1
+                self._overall.add(right)
+                if label not in self._windows:
+                    self._windows[label] = _Window(self._window)
+                self._windows[label].add(right)
+
+    def classes(self) -> list[ClassScore]:
+        """One entry for each class seen, in the order of appearance."""
+        with self._lock:
+            return [
+                ClassScore(name, self._images[name], self._correct[name], w.accuracy, w.forgetting)
+                for name, w in self._windows.items()
+            ]
+
+    def confusion(self) -> dict[tuple[str, str], int]:
+        """Images by (label, predicted class)."""
+        with self._lock:
+            return dict(self._confusion)
+
+    @property
+    def images(self) -> int:
+        """Labelled images so far."""
+        return self._images.total()
+
+    @property
+    def correct(self) -> int:
+        """Those of them that were predicted right."""
+        return self._correct.total()
+
+    @property
+    def rolling(self) -> float:
+        """Rolling accuracy over the last images of any class."""
+        with self._lock:
+            return self._overall.accuracy
+
+    def state(self) -> dict[str, Any]:
+        """Everything, fit for JSON; ``restored`` makes scores of it."""
+        with self._lock:
+            return {
+                "window": self._window,
+                "overall": _packed(self._overall),
+                "classes": {name: _packed(w) for name, w in self._windows.items()},
+                "confusion": [[*pair, count] for pair, count in self._confusion.items()],
+            }
+
+    @classmethod
+    def restored(cls, state: Mapping[str, Any], window: int) -> "Scores":
+        """Scores that go on where ``state`` was taken. Of a window of another size only the newest part is kept."""
+        scores = cls(window)
+        for label, predicted, count in state["confusion"]:
+            scores._confusion[label, predicted] = count
+            scores._images[label] += count
+            scores._correct[label] += count if label == predicted else 0
+        same = state["window"] == window
+        scores._overall = _unpacked(state["overall"], window, same)
+        scores._windows = {name: _unpacked(w, window, same) for name, w in state["classes"].items()}
+        return scores
+
+
+def _packed(window: _Window) -> list[Any]:
+    return ["".join("01"[right] for right in window.outcomes), window.best]
+
+
+def _unpacked(packed: list[Any], size: int, same: bool) -> _Window:
+    window = _Window(size)
+    for outcome in packed[0]:
+        window.add(outcome == "1")
+    if same:
+        window.best = packed[1]
+    return window

@@ -1,0 +1,65 @@
+"""The one settings object. Flags win over environment variables (MARKETSTREAM_...), those over defaults."""
+
+import os
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipeline.errors import SettingsError
+
+PREFIX = "MARKETSTREAM_"
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "marketstream"
+
+
+class Settings(BaseSettings):
+    """Everything that can be set, with its default. Frozen; each field is a flag and a variable."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
+
+    broker: str = Field("sqlite:///state/stream.db", description="where the stream is: sqlite:///FILE")
+    topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic's name")
+    partitions: int = Field(1, ge=1, le=1024, description="partitions of the topic images, when it is made")
+    retention: int | None = Field(
+        None, ge=1, description="newest records that each partition of images keeps (default: all)"
+    )
+    group: str = Field("learn", pattern=r"^[A-Za-z0-9._-]+$", description="consumer group of the learners")
+
+    data: Path | None = Field(None, description="directory that holds the IDX files of the data sets")
+    cache: Path = Field(default_factory=_default_cache, description="where fetched data sets are kept")
+
+    seed: int = Field(0, ge=0, lt=2**64, description="seed of the trunk")
+    filters: int = Field(128, ge=1, le=1024, description="layer-2 filters of the trunk: accuracy against speed")
+    backend: Literal["auto", "blas", "tinygrad"] = Field(
+        "auto", description="what computes the trunk; the bits are the same"
+    )
+
+    batch_size: int = Field(256, ge=1, le=4096, description="most images in a micro-batch")
+    batch_wait: float = Field(0.2, gt=0, le=60, description="seconds to wait for a micro-batch to fill")
+    window: int = Field(500, ge=1, le=100_000, description="images of a class that rolling accuracy looks at")
+
+    snapshots: Path = Field(Path("state/snapshots"), description="where the learner keeps its snapshots")
+    snapshot_images: int = Field(25_000, ge=1, description="images from one snapshot to the next")
+    snapshots_kept: int = Field(3, ge=1, description="newest snapshots that are kept")
+
+    metrics_host: str = Field("127.0.0.1", description="address that /metrics and /healthz listen on")
+    metrics_port: int = Field(9108, ge=0, le=65535, description="their port; 0 takes a free one")
+
+
+def load(flags: dict[str, object]) -> Settings:
+    """Settings from flags (those that are not None), the environment and defaults.
+
+    Raises SettingsError, which names the flag and the variable.
+    """
+    try:
+        return Settings(**{name: value for name, value in flags.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = str(problem["loc"][0])
+        raise SettingsError(
+            f"--{name.replace('_', '-')} (or {PREFIX}{name.upper()}): {problem['msg']}, but it is {problem['input']!r}"
+        ) from None

@@ -1,0 +1,181 @@
+"""Snapshots: sums on disk, with the clock that says how far they reach. Written whole or not at all."""
+
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from pipeline.errors import SnapshotError
+from pipeline.identity import Identity
+from pipeline.sums import Sums, packed_size
+
+VERSION = 1
+NAME = re.compile(r"snapshot-(\d{10})\.safetensors")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Snapshot:
+    """A model and where it comes from.
+
+    Parameters
+    ----------
+    sums, identity, generation
+        The model. With its identity, the sums are all that is needed to go on learning.
+    topic_id
+        Of the topic that it was learnt from.
+    clock
+        Next offset of each partition: every labelled image before it is in the sums.
+    predictions
+        End of the topic predictions at that moment; ``scores`` reach as far as the predictions before it.
+    base
+        Digest of the earlier model that learning began with; empty if it began with nothing.
+    """
+
+    sums: Sums
+    identity: Identity
+    generation: int = 0
+    topic_id: str = ""
+    clock: Mapping[int, int] = field(default_factory=dict)
+    predictions: int = 0
+    scores: Mapping[str, Any] | None = None
+    base: str = ""
+
+    @property
+    def digest(self) -> str:
+        """The digest of the sums."""
+        return self.sums.digest(self.identity.digest)
+
+
+def write(snapshot: Snapshot, path: Path) -> None:
+    """Write to a temporary name beside ``path``, sync, rename. Raises SnapshotError."""
+    sums = snapshot.sums
+    classes = list(sums.counts)
+    tensors = {
+        "A": sums.A,
+        "T": np.array([sums.T[c] for c in classes], np.int64).reshape(-1, sums.width),
+        "counts": np.array([sums.counts[c] for c in classes], np.int64),
+    }
+    about = orjson.dumps(
+        {
+            "version": VERSION,
+            "digest": snapshot.digest,
+            "identity": asdict(snapshot.identity),
+            "classes": classes,
+            "generation": snapshot.generation,
+            "topic_id": snapshot.topic_id,
+            "clock": {str(p): offset for p, offset in snapshot.clock.items()},
+            "predictions": snapshot.predictions,
+            "scores": snapshot.scores,
+            "base": snapshot.base,
+        }
+    ).decode()
+    temporary = path.with_suffix(".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as file:
+            file.write(save(tensors, {"about": about, "seal": _seal(about)}))
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise SnapshotError(f"{path}: cannot write the snapshot: {error.strerror}") from error
+
+
+def read(path: Path) -> Snapshot:
+    """Read and verify. Raises SnapshotError if it is missing, damaged or of another version."""
+    if not path.is_file():
+        raise SnapshotError(f"{path}: no such snapshot")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in ("A", "T", "counts")}
+        about = metadata["about"]
+        if metadata["seal"] != _seal(about):
+            raise SnapshotError(f"{path}: damaged: its description does not match its seal")
+        fields = orjson.loads(about)
+        if fields["version"] != VERSION:
+            raise SnapshotError(f"{path}: version {fields['version']}, this program reads {VERSION}")
+        snapshot = _snapshot(fields, tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise SnapshotError(f"{path}: damaged, or no snapshot at all: {error}") from error
+    if snapshot.digest != fields["digest"]:
+        raise SnapshotError(f"{path}: damaged: its digest is {snapshot.digest}, not {fields['digest']}")
+    return snapshot
+
+
+def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot:
+    A, T, counts = tensors["A"], tensors["T"], tensors["counts"]
+    classes = fields["classes"]
+    sums = Sums(A, dict(zip(classes, T, strict=True)), dict(zip(classes, map(int, counts), strict=True)))
+    if packed_size(sums.width) != len(A) or T.shape != (len(classes), sums.width):
+        raise ValueError(f"shapes {A.shape} and {T.shape} do not belong together")
+    return Snapshot(
+        sums,
+        Identity(**fields["identity"]),
+        fields["generation"],
+        fields["topic_id"],
+        {int(p): offset for p, offset in fields["clock"].items()},
+        fields["predictions"],
+        fields["scores"],
+        fields["base"],
+    )
+
+
+def _seal(about: str) -> str:
+    return hashlib.sha256(about.encode()).hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+class Folder:
+    """The snapshots of one group of learners; the newest ``kept`` of them stay."""
+
+    def __init__(self, path: Path, kept: int) -> None:
+        self.path = path
+        self._kept = kept
+
+    def files(self) -> list[Path]:
+        """All snapshots here, newest first."""
+        found = self.path.iterdir() if self.path.is_dir() else []
+        return sorted((p for p in found if NAME.fullmatch(p.name)), reverse=True)
+
+    def save(self, snapshot: Snapshot) -> Path:
+        """Write it under a number that was not used before; delete those that are too old."""
+        files = self.files()
+        newest = NAME.fullmatch(files[0].name) if files else None
+        path = self.path / f"snapshot-{int(newest[1]) + 1 if newest else 0:010}.safetensors"
+        write(snapshot, path)
+        for old in self.files()[self._kept :]:
+            old.unlink(missing_ok=True)
+        return path
+
+    def newest(self) -> Snapshot | None:
+        """The newest snapshot that is sound. Raises SnapshotError if there are some and all are damaged."""
+        problem: SnapshotError | None = None
+        for path in self.files():
+            try:
+                return read(path)
+            except SnapshotError as error:
+                log.warning("passed over a snapshot: %s", error)
+                problem = error
+        if problem:
+            raise problem
+        return None

@@ -1,0 +1,89 @@
+"""The topics, and what is written to them: predictions, the journal, dead letters."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from pipeline.broker import Message, Partition, Record, Topic
+from pipeline.records import ImageRecord
+
+SCHEMA = 1
+"""Version of the JSON of predictions and journal, in their field ``v``."""
+
+
+@dataclass(frozen=True)
+class Topics:
+    """Names of the topics, under a prefix."""
+
+    prefix: str = ""
+
+    @property
+    def images(self) -> str:
+        return self.prefix + "images"
+
+    @property
+    def predictions(self) -> str:
+        return self.prefix + "predictions"
+
+    @property
+    def updates(self) -> str:
+        return self.prefix + "updates"
+
+    @property
+    def dead_letters(self) -> str:
+        return self.prefix + "dead-letters"
+
+    def specifications(self, partitions: int, retention: int | None) -> list[Topic]:
+        """All topics as they should be made; retention is that of ``images``."""
+        results = [Topic(name) for name in (self.predictions, self.updates, self.dead_letters)]
+        return [Topic(self.images, partitions, retention), *results]
+
+
+def prediction(
+    topic: str,
+    message: Message,
+    image: ImageRecord,
+    predicted: str | None,
+    scores: Mapping[str, float],
+    group: str,
+    generation: int,
+) -> Record:
+    """One image's prediction: what was served, by which generation of which group, and the label if known."""
+    value = {
+        "v": SCHEMA,
+        "id": image.id,
+        "source": image.source,
+        "predicted": predicted,
+        "label": image.label,
+        "scores": scores,
+        "group": group,
+        "generation": generation,
+        "partition": message.partition,
+        "offset": message.offset,
+    }
+    return Record(topic, orjson.dumps(value), message.key)
+
+
+def journal(topic: str, group: str, entry: Mapping[str, Any]) -> Record:
+    """One micro-batch in the journal."""
+    return Record(topic, orjson.dumps({"v": SCHEMA, "group": group, **entry}), group.encode())
+
+
+def dead_letter(topic: str, message: Message, reason: str, text: str) -> Record:
+    """A record as it was received, and why it could not be used."""
+    why = {
+        "dead_reason": reason,
+        "dead_text": text,
+        "dead_topic": message.topic,
+        "dead_partition": str(message.partition),
+        "dead_offset": str(message.offset),
+    }
+    headers = tuple((name, value.encode()) for name, value in why.items())
+    return Record(topic, message.value, message.key, message.headers + headers)
+
+
+def ends(messages: Sequence[Message]) -> dict[Partition, int]:
+    """The offset after the last message of each partition."""
+    return {Partition(m.topic, m.partition): m.offset + 1 for m in messages}

@@ -1,0 +1,1 @@
+"""What puts images on the stream."""

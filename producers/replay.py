@@ -1,0 +1,262 @@
+"""Replay a scenario into the topic ``images``.
+
+    python -m producers.replay mixed [--rate 500] [--max-lag 10000] [--broker sqlite:///state/stream.db]
+
+The position in the scenario is committed in the transaction that writes the records, so that a run which was
+stopped, or killed at any moment, goes on where it was, without a gap and without a duplicate.
+"""
+
+import argparse
+import logging
+import math
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from typing import overload
+
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from pipeline import cli
+from pipeline.broker import Broker, Member, Partition, Position, Topic, connect
+from pipeline.errors import SettingsError
+from pipeline.plan import Plan, load_splits, plan
+from pipeline.records import Encoding, encode
+from pipeline.scenario import load
+from pipeline.topics import Topics
+
+log = logging.getLogger(__name__)
+
+MOST_RECORDS = 500
+"""Records of one transaction."""
+
+SLICE = 0.25
+"""Seconds of stream that one transaction holds at most, where there is a rate."""
+
+LAG_SECONDS = 0.02
+"""How often a producer that is too far ahead looks again."""
+
+LOG_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class MaxLag:
+    """Never be more than ``records`` ahead of what the consumer group has committed."""
+
+    records: int
+    group: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one call of ``replay`` did: positions in the scenario, and the time it took."""
+
+    start: int
+    position: int
+    seconds: float
+    complete: bool
+
+
+def replay(
+    broker: Broker,
+    stream: Plan,
+    topic: Topic,
+    stop: threading.Event,
+    *,
+    rate: float | None = None,
+    max_lag: MaxLag | None = None,
+    encoding: Encoding = "raw",
+    progress: Callable[[int], None] = lambda _: None,
+) -> Outcome:
+    """Send a stream from where its run was to its end, or until ``stop`` is set and a transaction is whole.
+
+    ``rate`` is in images/s; 0: as fast as possible; None: as the scenario says. ``progress`` is given the
+    position at the start and after every commit. Raises SettingsError if the run belongs to another
+    scenario, FencedError if another process took this run over, and what the broker raises.
+    """
+    name = f"replay-{stream.run}"
+    broker.ensure_topics([topic])
+    producer = broker.producer(name)  # before the position is read: from here on an older one cannot move it
+    try:
+        start = position = _committed(broker, stream, topic.name, name)
+        began = due = time.monotonic()
+        progress(position)
+        while position < len(stream) and not stop.wait(max(0.0, due - time.monotonic())):
+            pace = _pace(stream, position) if rate is None else rate
+            end = min(position + _most(pace, max_lag), stream.span(position).stop)
+            if max_lag and not _wait_for(broker, topic.name, max_lag, end - position, stop):
+                break
+            records = [encode(stream.record(i), topic.name, encoding) for i in range(position, end)]
+            with producer.transaction() as transaction:
+                transaction.produce(records)
+                at_end = {Partition(topic.name, 0): Position(end, stream.scenario.digest())}
+                transaction.commit_offsets(Member(name), at_end)
+            if pace:  # a producer that fell behind makes up for a little of it, not all at once
+                due = max(due, time.monotonic() - SLICE) + (end - position) / pace
+            position = end
+            progress(position)
+        return Outcome(start, position, time.monotonic() - began, position >= len(stream))
+    finally:
+        producer.close()
+
+
+def _committed(broker: Broker, stream: Plan, topic: str, name: str) -> int:
+    position = broker.committed(name, topic).get(Partition(topic, 0), Position(0, stream.scenario.digest()))
+    if position.note != stream.scenario.digest():
+        raise SettingsError(
+            f"run {stream.run!r} sent {position.offset:,} images of another scenario or seed to topic {topic!r}; "
+            "choose another --run"
+        )
+    return position.offset
+
+
+def _pace(stream: Plan, position: int) -> float:
+    return stream.span(position).phase.rate or stream.scenario.rate or 0.0
+
+
+def _most(pace: float, max_lag: MaxLag | None) -> int:
+    """How many records the next transaction may have."""
+    most = MOST_RECORDS
+    if pace:
+        most = min(most, int(pace * SLICE))
+    if max_lag:  # in steps, so that the consumer need not run dry before it is sent more
+        most = min(most, max_lag.records // 4)
+    return max(1, most)
+
+
+def _wait_for(broker: Broker, topic: str, max_lag: MaxLag, records: int, stop: threading.Event) -> bool:
+    """Wait until so many records more are allowed; False if ``stop`` came first."""
+    while _lag(broker, topic, max_lag.group) + records > max_lag.records:
+        if stop.wait(LAG_SECONDS):
+            return False
+    return True
+
+
+def _lag(broker: Broker, topic: str, group: str) -> int:
+    """Records of the topic that the group has not committed."""
+    extents, committed = broker.extents(topic), broker.committed(group, topic)
+    return sum(
+        extent.end - (committed[partition].offset if partition in committed else extent.first)
+        for partition, extent in extents.items()
+    )
+
+
+def show_progress(stream: Plan) -> AbstractContextManager[Callable[[int], None]]:
+    """A bar on a terminal, log lines elsewhere."""
+    return _bar(stream) if sys.stderr.isatty() else _lines(stream)
+
+
+@contextmanager
+def _bar(stream: Plan) -> Iterator[Callable[[int], None]]:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(stream.scenario.name, total=len(stream))
+
+        def show(position: int) -> None:
+            phase = stream.span(max(0, position - 1)).phase
+            bar.update(task, completed=position, description=f"{stream.scenario.name}: {phase.name}")
+
+        yield show
+
+
+@contextmanager
+def _lines(stream: Plan) -> Iterator[Callable[[int], None]]:
+    shown = (-math.inf, "")  # when, and which phase
+
+    def show(position: int) -> None:
+        nonlocal shown
+        phase, now = stream.span(position).phase.name, time.monotonic()
+        if phase != shown[1] or now - shown[0] >= LOG_SECONDS:
+            shown = (now, phase)
+            log.info("%s: %s of %s images, phase %s", stream.run, f"{position:,}", f"{len(stream):,}", phase)
+
+    yield show
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Replay a scenario as the command line says."""
+    options = _parser().parse_args(arguments)
+    settings = cli.settings_of(options)
+    if options.run and not re.fullmatch(r"[A-Za-z0-9._-]+", options.run):
+        raise SettingsError(f"--run: expected letters, digits, '.', '_' or '-', but it is {options.run!r}")
+    rate = _number("--rate", options.rate, float, 0)
+    lag = _number("--max-lag", options.max_lag, int, 1)
+    seed, images = _number("--seed", options.scenario_seed, int, 0), _number("--images", options.images, int, 1)
+    max_lag = None if lag is None else MaxLag(lag, settings.group)
+    scenario = load(options.scenario, seed, images)
+    stream = plan(scenario, load_splits(scenario, settings), options.run)
+    topic = Topic(Topics(settings.topic_prefix).images, settings.partitions, settings.retention)
+    with closing(connect(settings.broker)) as broker, cli.stop_on_signals() as stop, show_progress(stream) as progress:
+        outcome = replay(
+            broker, stream, topic, stop, rate=rate, max_lag=max_lag, encoding=options.encoding, progress=progress
+        )
+    _report(stream, outcome, options.json)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    flags = ("broker", "topic_prefix", "partitions", "retention", "group", "data", "cache")
+    parser = cli.parser("Replay a scenario into the topic images.", *flags)
+    parser.add_argument("scenario", metavar="SCENARIO", help="a shipped scenario's name, or a file")
+    for flag, metavar, about in (
+        ("--images", "N", "how many images, instead of as many as the scenario has"),
+        ("--rate", "R", "images/s, instead of the scenario's; 0: as fast as possible"),
+        ("--run", "NAME", "name of the run, to resume or tell apart (default: SCENARIO-SEED)"),
+        ("--max-lag", "N", "never be more than N images ahead of --group (default: no limit)"),
+    ):
+        parser.add_argument(flag, metavar=metavar, help=about)
+    # under another name than the setting, which is the trunk's seed
+    parser.add_argument("--seed", dest="scenario_seed", metavar="N", help="seed, instead of the scenario's")
+    parser.add_argument("--encoding", choices=("raw", "png", "jpeg"), default="raw", help="of pixels (default: raw)")
+    return parser
+
+
+def _report(stream: Plan, outcome: Outcome, json: bool) -> None:
+    sent = outcome.position - outcome.start
+    speed = sent / outcome.seconds if sent else 0.0
+    if outcome.complete and not sent:
+        log.info(
+            "%s is already complete, at image %s; choose another --run to begin again", stream.run, outcome.position
+        )
+    elif outcome.complete:
+        log.info("%s is complete: %s images sent, %.0f images/s", stream.run, sent, speed)
+    else:
+        log.info("%s stopped at %s of %s; run it again to go on", stream.run, outcome.position, len(stream))
+    if json:
+        result = {
+            "scenario": stream.scenario.name,
+            "run": stream.run,
+            "images": len(stream),
+            "sent": sent,
+            "position": outcome.position,
+            "seconds": outcome.seconds,
+            "images_per_second": speed,
+            "complete": outcome.complete,
+        }
+        print(orjson.dumps(result).decode())
+
+
+@overload
+def _number(flag: str, text: str | None, kind: type[int], least: int) -> int | None: ...
+@overload
+def _number(flag: str, text: str | None, kind: type[float], least: int) -> float | None: ...
+def _number(flag: str, text: str | None, kind: type[float], least: int) -> float | None:
+    if text is None:
+        return None
+    try:
+        number = kind(text)
+    except ValueError:
+        number = math.nan
+    if not least <= number < math.inf:
+        what = "whole number" if kind is int else "number"
+        raise SettingsError(f"{flag}: expected a {what} of at least {least}, but it is {text!r}")
+    return number
+
+
+if __name__ == "__main__":
+    cli.run(main)
