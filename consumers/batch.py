@@ -1,6 +1,6 @@
 """A micro-batch: the messages that could be read as images, and those that could not."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 
 from pipeline.broker import Message
@@ -18,10 +18,10 @@ class Batch:
     dead: list[tuple[Message, RecordError]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, messages: Iterable[Message], classes: Sequence[str]) -> "Batch":
+    def of(cls, messages: Iterable[Message], classes: Collection[str | None]) -> "Batch":
         """Decode messages for a learner that knows ``classes``."""
         batch = cls()
-        known = set(classes)
+        known = set(classes) - {None}
         for message in messages:
             try:
                 image = decode(message.value, message.headers)

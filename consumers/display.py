@@ -26,16 +26,22 @@ class Display:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._begun = self._said = time.monotonic()
+        self._begun = self._said = 0.0
 
     @property
     def images_per_second(self) -> float:
-        """Records taken a second since the display was made."""
-        return self._worker.records / max(time.monotonic() - self._begun, 1e-9)
+        """Records taken a second since the worker began."""
+        return self._worker.records / max(self.seconds, 1e-9)
+
+    @property
+    def seconds(self) -> float:
+        """Since the worker began."""
+        return time.monotonic() - self._begun
 
     @contextmanager
     def shown(self) -> Iterator[None]:
-        """Show for the length of the block."""
+        """Show for the length of the block; time counts from here."""
+        self._begun = self._said = time.monotonic()
         if not sys.stderr.isatty():
             yield
             self._line()
@@ -77,15 +83,15 @@ def class_table(scores: Scores) -> Table:
     return table
 
 
-def summary(worker: Worker, group: str, seconds: float, digest: str) -> dict[str, Any]:
+def summary(worker: Worker, group: str, seconds: float) -> dict[str, Any]:
     """The run as one JSON object."""
-    scores = worker.scores
+    scores, state = worker.scores, worker.state
     return {
         "group": group,
         "records": worker.records,
         "dead_letters": worker.dead_letters,
         "seconds": round(seconds, 3),
-        "images_per_second": round(worker.records / seconds, 1) if seconds else 0.0,
+        "images_per_second": round(worker.records / seconds, 1),
         "labelled_images": scores.images,
         "accuracy": scores.correct / scores.images if scores.images else None,
         "classes": {
@@ -94,5 +100,5 @@ def summary(worker: Worker, group: str, seconds: float, digest: str) -> dict[str
         },
         "generation": worker.generation,
         "settled_images": worker.settled_images,
-        "digest": digest,
+        "digest": state.learner.sums().digest(state.identity.digest),
     }

@@ -7,11 +7,12 @@ or kill it: started again, it goes on where it was.
 """
 
 import argparse
-import signal
+import logging
 import sys
 import threading
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 
 import orjson
@@ -20,16 +21,21 @@ from rich.console import Console
 
 from consumers.display import Display, class_table, summary
 from consumers.server import serving
-from consumers.state import Recovery, State
+from consumers.state import Recovery
 from consumers.worker import Worker
 from pipeline import cli, snapshots
-from pipeline.broker import Broker, Consumer, connect
-from pipeline.errors import SnapshotError
+from pipeline.broker import Broker, connect
+from pipeline.errors import BrokerBusyError, OutcomeUnknownError, SnapshotError
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.snapshots import Folder, Snapshot
 from pipeline.topics import Topics
 from pipeline.trunk import Filters, make
+
+log = logging.getLogger(__name__)
+
+SHORTEST_WAIT, LONGEST_WAIT = 0.5, 10.0
+"""Seconds between two tries where the broker is in trouble."""
 
 SETTINGS = (
     *("broker", "topic_prefix", "partitions", "retention", "group", "seed", "filters", "backend"),
@@ -38,23 +44,21 @@ SETTINGS = (
 )
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser("Learn from a stream while serving it.", *SETTINGS)
     parser.add_argument("--freeze", action="store_true", help="serve without learning, as group GROUP-frozen")
     parser.add_argument("--snapshot", type=Path, metavar="S", help="begin with this earlier model")
     parser.add_argument("--images", type=int, metavar="N", help="stop after N records (default: go on for ever)")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
-def main() -> int:
-    arguments = parse()
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Learn as the command line says."""
+    arguments = parse(command_line)
     settings = cli.settings_of(arguments)
-    stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
     folder = Folder(settings.snapshots / f"{settings.topic_prefix}{settings.group}", settings.snapshots_kept)
     base = _base(arguments.snapshot, arguments.freeze, folder)
-    with closing(connect(settings.broker)) as broker:
+    with closing(connect(settings.broker)) as broker, cli.stop_on_signals() as stop:
         work(broker, settings, folder, base, stop, arguments)
     return 0
 
@@ -76,49 +80,64 @@ def work(
     stop: threading.Event,
     arguments: argparse.Namespace,
 ) -> None:
-    """Join the group, recover, work until told to stop, say how it went."""
+    """Join the group, recover and work until told to stop, then say how it went."""
     topics = Topics(settings.topic_prefix)
     filters = Filters(settings.seed, settings.filters)
     trunk = make(filters, settings.backend, settings.batch_size)  # compiles: before joining the group
     broker.ensure_topics(topics.specifications(settings.partitions, settings.retention))
     group = settings.group + ("-frozen" if arguments.freeze else "")
-    with ExitStack() as stack:
-        consumer = stack.enter_context(closing(broker.consumer(group, topics.images)))
-        producer = stack.enter_context(closing(broker.producer(f"{settings.topic_prefix}{group}")))
-        state = Recovery(
-            broker, topics, group, filters, trunk, settings.window, settings.batch_size, arguments.freeze
-        ).state(folder, base)
-        _seek(consumer, state)
-        metrics = Metrics(CollectorRegistry())
-        worker = Worker(
-            broker,
-            consumer,
-            producer,
-            topics,
-            state,
-            metrics,
-            None if arguments.freeze else folder,
-            batch_size=settings.batch_size,
-            batch_wait=settings.batch_wait,
-            snapshot_images=settings.snapshot_images,
-        )
-        metrics.watch(worker)
-        stack.enter_context(serving(metrics.registry, settings.metrics_host, settings.metrics_port, worker.healthy))
+    recovery = Recovery(broker, topics, group, filters, trunk, settings.window, settings.batch_size, arguments.freeze)
+    metrics = Metrics(CollectorRegistry())
+    worker = Worker(broker, topics, metrics, None if arguments.freeze else folder, settings)
+    display = Display(worker)
+    with ExitStack() as shown:
+        for first, session in enumerate(_sessions(stop)):
+            with session, _attached(worker, recovery, folder, base):
+                if first == 0:  # not before: the first scrape must not be empty
+                    metrics.watch(worker)
+                    address = settings.metrics_host, settings.metrics_port
+                    port = shown.enter_context(serving(metrics.registry, *address, worker.healthy))
+                    log.info("metrics at http://%s:%d/metrics", settings.metrics_host, port)
+                    shown.enter_context(display.shown())
+                worker.run(stop, arguments.images, display.update)
+                break
+        else:
+            log.warning("stopped while the broker was out of reach")
+            return
+    report(worker, group, display, arguments.json)
+
+
+@contextmanager
+def _attached(worker: Worker, recovery: Recovery, folder: Folder, base: Snapshot | None) -> Iterator[None]:
+    """Join the group, recover its state, and leave the group at the end."""
+    broker, images, group = recovery.broker, recovery.topics.images, recovery.group
+    with closing(broker.consumer(group, images)) as consumer, closing(broker.producer(f"{images}.{group}")) as producer:
+        worker.attach(consumer, producer, recovery.state(folder, base))
+        yield
+
+
+def _sessions(stop: threading.Event) -> Iterator[AbstractContextManager[None]]:
+    """One session after the other, each of which may end in trouble with the broker, with longer and longer waits."""
+    delay = SHORTEST_WAIT
+
+    @contextmanager
+    def session() -> Iterator[None]:
+        nonlocal delay
         begun = time.monotonic()
-        display = Display(worker)
-        with display.shown():
-            worker.run(stop, arguments.images, display.update)
-        report(worker, state, group, time.monotonic() - begun, arguments.json)
+        try:
+            yield
+        except (BrokerBusyError, OutcomeUnknownError) as error:
+            delay = SHORTEST_WAIT if time.monotonic() - begun > LONGEST_WAIT else min(2 * delay, LONGEST_WAIT)
+            log.warning("%s; nothing is lost, trying again in %.1f s", error, delay)
+
+    while not stop.is_set():
+        yield session()
+        stop.wait(delay)
 
 
-def _seek(consumer: Consumer, state: State) -> None:
-    for partition in consumer.assignment:
-        consumer.seek(partition, state.clock[partition.number])
-
-
-def report(worker: Worker, state: State, group: str, seconds: float, as_json: bool) -> None:
+def report(worker: Worker, group: str, display: Display, as_json: bool) -> None:
     """Print the summary: one JSON object, or a table."""
-    result = summary(worker, group, seconds, state.learner.sums().digest(state.identity.digest))
+    result = summary(worker, group, display.seconds)
     if as_json:
         sys.stdout.write(orjson.dumps(result).decode() + "\n")
         return

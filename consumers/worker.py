@@ -1,22 +1,26 @@
 """The loop of the learner: quote, score, settle, clear; one transaction for each micro-batch.
 
-Memory moves only after the commit, so that at any moment a crash leaves what the broker holds and nothing else.
+While a micro-batch is being committed, the next one is already quoted. Memory moves only after the commit, so that
+at any moment a crash leaves what the broker holds and nothing else.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 
 from consumers.batch import Batch
 from consumers.state import State
 from pipeline import topics as t
-from pipeline.broker import Broker, Consumer, Message, Partition, Position, Producer, Record
+from pipeline.broker import Broker, Consumer, Member, Message, Partition, Position, Producer, Record
 from pipeline.errors import RecordError
 from pipeline.learner import Quotes, Update
 from pipeline.metrics import Metrics
 from pipeline.records import stack
 from pipeline.scores import Scores
+from pipeline.settings import Settings
 from pipeline.snapshots import Folder
 
 log = logging.getLogger(__name__)
@@ -28,167 +32,211 @@ PATIENCE = 0.5
 """Seconds that an idle worker waits for records before it looks whether it should stop."""
 
 
+@dataclass(frozen=True)
+class _Job:
+    """A micro-batch that was quoted and settled: what is to be committed, and then remembered."""
+
+    messages: list[Message]
+    batch: Batch
+    quotes: Quotes
+    predictions: list[str | None]
+    update: Update | None
+    member: Member
+    generation: int
+    clock: Mapping[int, int]
+
+    @property
+    def ends(self) -> dict[Partition, int]:
+        """The offset after the last message of each partition."""
+        return t.ends(self.messages)
+
+    @property
+    def dead(self) -> list[tuple[Message, RecordError]]:
+        """What could not be read, and what could not be learnt from."""
+        unsound = self.update.unsound if self.update else ()
+        reason = RecordError("loss", "a vendor's loss was not finite")
+        return self.batch.dead + [(self.batch.messages[place], reason) for place in unsound]
+
+
 class Worker:
-    """Learns from one consumer's stream.
+    """Learns from a stream.
 
     Parameters
     ----------
-    state
-        What recovery found; changed in place after every commit.
     folder
         Where snapshots go; None for a frozen worker, which serves and never learns.
     """
 
     def __init__(
-        self,
-        broker: Broker,
-        consumer: Consumer,
-        producer: Producer,
-        topics: t.Topics,
-        state: State,
-        metrics: Metrics,
-        folder: Folder | None,
-        *,
-        batch_size: int,
-        batch_wait: float,
-        snapshot_images: int,
+        self, broker: Broker, topics: t.Topics, metrics: Metrics, folder: Folder | None, settings: Settings
     ) -> None:
-        self._broker, self._consumer, self._producer = broker, consumer, producer
-        self._topics, self._state, self._metrics, self._folder = topics, state, metrics, folder
-        self._batch_size, self._batch_wait = batch_size, batch_wait
-        self._snapshot_images = snapshot_images
+        self._broker, self._topics, self._metrics, self._folder = broker, topics, metrics, folder
+        self._settings = settings
+        self._commits = ThreadPoolExecutor(1, "commit")
+        self._open: tuple[_Job, Future[None]] | None = None
         self._since_snapshot = 0
         self._came_round = time.monotonic()
         self.lag: Mapping[int, int] = {}
         self.records = 0
         self.dead_letters = 0
 
+    def attach(self, consumer: Consumer, producer: Producer, state: State) -> None:
+        """Begin with this state, or go on with it after trouble with the broker.
+
+        A commit whose outcome was not known is counted now, if the state shows that it happened.
+        """
+        if self._open:
+            job, _ = self._open
+            if all(state.clock[p.number] >= end for p, end in job.ends.items()):
+                self._count(job)
+            self._open = None
+        self._consumer, self._producer, self.state = consumer, producer, state
+        for partition in consumer.assignment:
+            consumer.seek(partition, state.clock[partition.number])
+
+    @property
+    def scores(self) -> Scores:
+        return self.state.scores
+
+    @property
+    def generation(self) -> int:
+        return self.state.learner.generation
+
+    @property
+    def settled_images(self) -> int:
+        return self.state.learner.images
+
     def healthy(self) -> bool:
         """Whether the loop came round lately, with or without records."""
         return time.monotonic() - self._came_round < HEALTHY_SECONDS
 
-    @property
-    def scores(self) -> Scores:
-        return self._state.scores
-
-    @property
-    def generation(self) -> int:
-        return self._state.learner.generation
-
-    @property
-    def settled_images(self) -> int:
-        return self._state.learner.images
-
     def run(self, stop: threading.Event, most: int | None, after: Callable[[], None]) -> None:
         """Work until ``stop`` is set or ``most`` records were taken; then write a snapshot.
 
-        ``after`` is called after every micro-batch. On an error nothing is written: the broker has what was done.
+        ``after`` is called after every micro-batch. Raises what the broker raises; memory and snapshots then hold
+        nothing that was not committed.
         """
-        while not stop.is_set() and (most is None or self.records < most):
-            messages = self._collect(self._batch_size if most is None else min(self._batch_size, most - self.records))
+        while not stop.is_set() and (left := self._left(most)):
+            messages = self._collect(min(self._settings.batch_size, left))
             if messages:
                 self._step(messages)
-                after()
+            else:
+                self._land()
+            after()
+        self._land()
         self.save()
 
     def save(self) -> None:
         """Write a snapshot, if anything was learnt since the last one."""
         if self._folder and self._since_snapshot:
-            extents = self._broker.extents(self._topics.predictions)
-            path = self._folder.save(self._state.snapshot(extents[Partition(self._topics.predictions, 0)].end))
+            predictions = self._broker.extents(self._topics.predictions)[Partition(self._topics.predictions, 0)].end
+            path = self._folder.save(self.state.snapshot(predictions))
             self._metrics.snapshots.inc()
             self._since_snapshot = 0
-            log.info("snapshot %s: %d images", path, self._state.learner.images)
+            log.info("snapshot %s: %s images", path, f"{self.state.learner.images:,}")
+
+    def _left(self, most: int | None) -> int:
+        """Records that may still be taken."""
+        if most is None:
+            return self._settings.batch_size
+        return most - self.records - (len(self._open[0].messages) if self._open else 0)
 
     def _collect(self, most: int) -> list[Message]:
         """A full micro-batch, or what there is when the first of it has waited long enough."""
         self._came_round = time.monotonic()
         messages = self._consumer.poll(most, PATIENCE)
-        deadline = time.monotonic() + self._batch_wait
+        deadline = time.monotonic() + self._settings.batch_wait
         while messages and len(messages) < most and (left := deadline - time.monotonic()) > 0:
             messages += self._consumer.poll(most - len(messages), left)
         self.lag = {partition.number: records for partition, records in self._consumer.lag().items()}
         return messages
 
     def _step(self, messages: list[Message]) -> None:
-        learner = self._state.learner
-        batch = Batch.of(messages, learner.classes)
+        """Quote while the micro-batch before is committed, then settle and begin to commit."""
+        learner = self.state.learner
+        in_flight = self._open[0].batch.labels if self._open else []
+        batch = Batch.of(messages, {*learner.classes, *in_flight})
         with self._metrics.quote_seconds.time():
             quotes = learner.quote(stack(batch.images))
-        update = None
-        if self._folder:
-            update = learner.settle(quotes, batch.labels)
-            for place in update.unsound:
-                batch.dead.append((batch.messages[place], RecordError("loss", "a vendor's loss was not finite")))
-        predictions = quotes.predictions()
-        self._commit(messages, batch, quotes, predictions)
-        self._remember(messages, batch, predictions, update)
+        generation = self.generation
+        self._land()
+        update = learner.settle(quotes, batch.labels) if self._folder else None
+        member, clock = self._consumer.member, dict(self.state.clock)
+        job = _Job(messages, batch, quotes, quotes.predictions(), update, member, generation, clock)
+        self._open = job, self._commits.submit(self._commit, job)
 
-    def _commit(self, messages: list[Message], batch: Batch, quotes: Quotes, predictions: list[str | None]) -> None:
+    def _land(self) -> None:
+        """Wait for the open commit; then what it held becomes state."""
+        if not self._open:
+            return
+        job, commit = self._open
+        commit.result()
+        self._open = None
+        labels = job.batch.labels
+        pairs = zip(labels, job.predictions, strict=True)
+        self.state.scores.add((label, predicted) for label, predicted in pairs if label is not None)
+        self.state.clock.update({partition.number: end for partition, end in job.ends.items()})
+        self._count(job)
+        if job.update:
+            self._learn(job.update)
+            self._since_snapshot += len(job.messages)
+            if self._since_snapshot >= self._settings.snapshot_images:
+                self.save()
+
+    def _count(self, job: _Job) -> None:
+        self.records += len(job.messages)
+        self.dead_letters += len(job.dead)
+        for _, error in job.dead:
+            self._metrics.dead_letters.labels(error.reason).inc()
+
+    def _learn(self, update: Update) -> None:
+        with self._metrics.settle_seconds.time():
+            self.state.learner.add(update)
+        begun = time.perf_counter()
+        if self.state.learner.clear():
+            self._metrics.clear_seconds.observe(time.perf_counter() - begun)
+            self._metrics.last_clear.set_to_current_time()
+
+    def _commit(self, job: _Job) -> None:
         """Predictions, dead letters, journal and positions: all or nothing."""
-        group = self._consumer.member.group
-        rows = quotes.logits.tolist()
-        records = [
+        records = self._predictions(job)
+        records += [t.dead_letter(self._topics.dead_letters, m, e.reason, str(e)) for m, e in job.dead]
+        records.append(self._journal(job))
+        with self._producer.transaction() as transaction:
+            transaction.produce(records)
+            transaction.commit_offsets(job.member, {p: Position(end) for p, end in job.ends.items()})
+
+    def _predictions(self, job: _Job) -> list[Record]:
+        rows = zip(job.batch.messages, job.batch.images, job.predictions, job.quotes.logits.tolist(), strict=True)
+        return [
             t.prediction(
                 self._topics.predictions,
                 message,
                 image,
                 predicted,
-                dict(zip(quotes.classes, row, strict=True)),
-                group,
-                self.generation,
+                dict(zip(job.quotes.classes, row, strict=True)),
+                job.member.group,
+                job.generation,
             )
-            for message, image, predicted, row in zip(batch.messages, batch.images, predictions, rows, strict=True)
+            for message, image, predicted, row in rows
         ]
-        records += [t.dead_letter(self._topics.dead_letters, m, e.reason, str(e)) for m, e in batch.dead]
-        records.append(self._journal(messages, batch, predictions))
-        ends = {partition: Position(offset) for partition, offset in t.ends(messages).items()}
-        with self._producer.transaction() as transaction:
-            transaction.produce(records)
-            transaction.commit_offsets(self._consumer.member, ends)
 
-    def _journal(self, messages: list[Message], batch: Batch, predictions: list[str | None]) -> Record:
+    def _journal(self, job: _Job) -> Record:
         total: dict[str, int] = {}
         right: dict[str, int] = {}
-        for label, predicted in zip(batch.labels, predictions, strict=True):
+        for label, predicted in zip(job.batch.labels, job.predictions, strict=True):
             if label is not None:
                 total[label] = total.get(label, 0) + 1
                 right[label] = right.get(label, 0) + (label == predicted)
-        ends = {p.number: offset for p, offset in t.ends(messages).items()}
         entry = {
-            "from": {str(number): self._state.clock[number] for number in ends},
-            "to": {str(number): offset for number, offset in ends.items()},
-            "images": len(batch.images),
-            "dead": len(batch.dead),
+            "from": {str(p.number): job.clock[p.number] for p in job.ends},
+            "to": {str(p.number): end for p, end in job.ends.items()},
+            "images": len(job.batch.images),
+            "dead": len(job.dead),
             "total": total,
             "right": right,
-            "generation": self.generation,
+            "generation": job.generation,
             "learnt": self._folder is not None,
             "time": time.time(),
         }
-        return t.journal(self._topics.updates, self._consumer.member.group, entry)
-
-    def _remember(
-        self, messages: list[Message], batch: Batch, predictions: list[str | None], update: Update | None
-    ) -> None:
-        state = self._state
-        pairs = zip(batch.labels, predictions, strict=True)
-        state.scores.add((label, predicted) for label, predicted in pairs if label is not None)
-        state.clock.update({p.number: offset for p, offset in t.ends(messages).items()})
-        self.records += len(messages)
-        self.dead_letters += len(batch.dead)
-        for _, error in batch.dead:
-            self._metrics.dead_letters.labels(error.reason).inc()
-        if update:
-            self._learn(update)
-            self._since_snapshot += len(messages)
-            if self._since_snapshot >= self._snapshot_images:
-                self.save()
-
-    def _learn(self, update: Update) -> None:
-        with self._metrics.settle_seconds.time():
-            self._state.learner.add(update)
-        begun = time.perf_counter()
-        if self._state.learner.clear():
-            self._metrics.clear_seconds.observe(time.perf_counter() - begun)
-            self._metrics.last_clear.set_to_current_time()
+        return t.journal(self._topics.updates, job.member.group, entry)

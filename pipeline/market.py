@@ -84,7 +84,7 @@ def _slope(h: Floats, labels: Integers, loss: Loss) -> Floats:
         steps = SIGMA * np.eye(classes)[first : first + some]
         again = np.repeat(labels, len(steps))
         higher, lower = (loss((h[:, None] + step).reshape(-1, classes), again) for step in (steps, -steps))
-        slope[:, first : first + some] = ((higher - lower) / (2 * SIGMA)).reshape(n, -1)
+        slope[:, first : first + some] = ((higher - lower) / (2 * SIGMA)).reshape(n, len(steps))
     return slope
 
 

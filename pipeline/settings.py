@@ -23,7 +23,9 @@ class Settings(BaseSettings):
 
     broker: str = Field("sqlite:///state/stream.db", description="where the stream is: sqlite:///FILE")
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic's name")
-    partitions: int = Field(1, ge=1, le=1024, description="partitions of the topic images, when it is made")
+    partitions: int | None = Field(
+        None, ge=1, le=1024, description="partitions of the topic images (default: as many as it has, or 1)"
+    )
     retention: int | None = Field(
         None, ge=1, description="newest records that each partition of images keeps (default: all)"
     )

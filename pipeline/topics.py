@@ -1,6 +1,6 @@
 """The topics, and what is written to them: predictions, the journal, dead letters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,7 +35,7 @@ class Topics:
     def dead_letters(self) -> str:
         return self.prefix + "dead-letters"
 
-    def specifications(self, partitions: int, retention: int | None) -> list[Topic]:
+    def specifications(self, partitions: int | None, retention: int | None) -> list[Topic]:
         """All topics as they should be made; retention is that of ``images``."""
         results = [Topic(name) for name in (self.predictions, self.updates, self.dead_letters)]
         return [Topic(self.images, partitions, retention), *results]
@@ -84,6 +84,6 @@ def dead_letter(topic: str, message: Message, reason: str, text: str) -> Record:
     return Record(topic, message.value, message.key, message.headers + headers)
 
 
-def ends(messages: Sequence[Message]) -> dict[Partition, int]:
+def ends(messages: Iterable[Message]) -> dict[Partition, int]:
     """The offset after the last message of each partition."""
     return {Partition(m.topic, m.partition): m.offset + 1 for m in messages}

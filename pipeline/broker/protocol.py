@@ -23,13 +23,14 @@ class Partition:
 
 @dataclass(frozen=True, slots=True)
 class Topic:
-    """What a topic should be when it is made.
+    """What a topic should be.
 
-    ``retention_records`` is the least number of newest records that a partition keeps (None: all of them).
+    ``partitions`` None: as many as it has, 1 when it is made. ``retention_records`` is the least number of newest
+    records that a partition keeps; None: as it is, all of them when it is made.
     """
 
     name: str
-    partitions: int = 1
+    partitions: int | None = None
     retention_records: int | None = None
 
 

@@ -148,17 +148,17 @@ class SqliteBroker:
         return cls(Path(path))
 
     def ensure_topics(self, topics: Iterable[Topic]) -> None:
-        """Create what does not exist; retention becomes what it says here. Raises TopicError."""
+        """Create what does not exist; retention becomes what it says here, if it says so. Raises TopicError."""
         with self._database.write() as connection:
             for topic in topics:
                 _check(topic)
                 connection.execute(
                     "INSERT INTO topics (name, uid, partitions, retention) VALUES (?, ?, ?, ?)"
-                    " ON CONFLICT (name) DO UPDATE SET retention = excluded.retention",
-                    (topic.name, str(uuid.uuid4()), topic.partitions, topic.retention_records),
+                    " ON CONFLICT (name) DO UPDATE SET retention = coalesce(excluded.retention, retention)",
+                    (topic.name, str(uuid.uuid4()), topic.partitions or 1, topic.retention_records),
                 )
                 [found] = connection.execute("SELECT partitions FROM topics WHERE name = ?", (topic.name,)).fetchone()
-                if found != topic.partitions:
+                if topic.partitions not in (None, found):
                     raise TopicError(
                         f"topic {topic.name!r} in {self._path} has {found} partitions, not "
                         f"{topic.partitions}; ask for as many as it has, or use another topic"
@@ -224,7 +224,7 @@ class SqliteBroker:
 
 
 def _check(topic: Topic) -> None:
-    if not 1 <= topic.partitions <= MAX_PARTITIONS:
+    if not 1 <= (topic.partitions or 1) <= MAX_PARTITIONS:
         raise TopicError(f"topic {topic.name!r}: {topic.partitions} partitions; give it 1 to {MAX_PARTITIONS:,}")
     if topic.retention_records is not None and topic.retention_records < 1:
         raise TopicError(

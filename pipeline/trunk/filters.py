@@ -19,7 +19,7 @@ EXACT = 1 << 24
 """Integers up to this one are exact in float32."""
 
 GABOR = 7  # height and width of a layer-1 filter
-WAVES = ((4.0, 1.75), (7.0, 1.75))  # wavelength and sigma of the window, in pixels
+WAVES = ((3.5, 1.4), (8.0, 2.5))  # wavelength and sigma of the window, in pixels
 ORIENTATIONS = 6
 BLURS = (1.0, 2.0)
 LARGEST_WEIGHT = 127

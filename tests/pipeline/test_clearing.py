@@ -128,6 +128,13 @@ def test_settling_changes_nothing_before_it_is_added() -> None:
 
 
 def test_an_empty_micro_batch_changes_nothing() -> None:
+    images, labels = stream(100)
+    knowing = new()
+    learn(knowing, images, labels)
+    before = digest(knowing)
+    assert learn(knowing, images[:0], []) == []
+    knowing.add(knowing.settle(knowing.quote(images[:0]), []))
+    assert digest(knowing) == before
     learner = new()
     assert learn(learner, np.empty((0, 28, 28), np.uint8), []) == []
     learner.add(learner.settle(learner.quote(np.empty((0, 28, 28), np.uint8)), []))

@@ -1,0 +1,108 @@
+"""A small stream in an embedded broker, and the learner run on it as a user would."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from consumers.learn import main
+from pipeline.broker import Broker, Message, Record, Topic, connect
+from pipeline.clearing import Clearing
+from pipeline.identity import Identity
+from pipeline.records import ImageRecord, encode
+from pipeline.snapshots import Folder, Snapshot
+from pipeline.sums import Sums
+from pipeline.trunk import Filters, make
+from tests.pipeline.synthetic import stream
+
+ROOT = Path(__file__).parents[2]
+FILTERS = Filters(seed=0, count=4)
+
+
+def records(count: int, seed: int = 0) -> list[Record]:
+    """Synthetic images as they come on the topic."""
+    images, labels = stream(count, seed)
+    return [
+        encode(ImageRecord(f"{seed}/{i:05}", "/test/phase", image.tobytes(), label), "images")
+        for i, (image, label) in enumerate(zip(images, labels, strict=True))
+    ]
+
+
+def digest_of(count: int, seed: int = 0) -> str:
+    """The digest of a learner that was given the same images in one go, without a broker."""
+    images, labels = stream(count, seed)
+    learner = Clearing(make(FILTERS, "blas"), Sums.zero(FILTERS.width))
+    learner.add(learner.settle(learner.quote(images), labels))
+    return learner.sums().digest(Identity.of(FILTERS, "squared").digest)
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder with a broker's file and snapshots in it."""
+
+    folder: Path
+
+    @property
+    def url(self) -> str:
+        return f"sqlite:///{self.folder}/stream.db"
+
+    def send(self, some: Iterable[Record], partitions: int = 1) -> None:
+        with closing(connect(self.url)) as broker:
+            broker.ensure_topics([Topic("images", partitions)])
+            with closing(broker.producer("test")) as producer, producer.transaction() as transaction:
+                transaction.produce(some)
+
+    def flags(self, *more: object) -> list[str]:
+        """Of a small learner in this place."""
+        return [
+            *("--broker", self.url, "--snapshots", str(self.folder / "snapshots"), "--filters", "4"),
+            *("--backend", "blas", "--batch-size", "32", "--batch-wait", "0.05", "--metrics-port", "0", "--json"),
+            *map(str, more),
+        ]
+
+    def learn(self, capsys: pytest.CaptureFixture[str], *more: object) -> dict[str, Any]:
+        """Run the learner in this process; its summary."""
+        capsys.readouterr()
+        assert main(self.flags(*more)) == 0
+        summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return summary
+
+    @contextmanager
+    def learner(self, *more: object) -> Iterator[subprocess.Popen[str]]:
+        """Run the learner as a process of its own, which is killed at the end of the block if it has not ended."""
+        command = [sys.executable, "-m", "consumers.learn", *self.flags(*more)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
+    @contextmanager
+    def broker(self) -> Iterator[Broker]:
+        with closing(connect(self.url)) as broker:
+            yield broker
+
+    def topic(self, name: str) -> list[Message]:
+        """All messages of a topic."""
+        with self.broker() as broker:
+            return [m for p, e in broker.extents(name).items() for m in broker.read(p, e.first, e.end)]
+
+    def predictions(self, group: str = "learn") -> list[dict[str, Any]]:
+        served = [json.loads(message.value) for message in self.topic("predictions")]
+        return [one for one in served if one["group"] == group]
+
+    def newest(self, group: str = "learn") -> Snapshot:
+        snapshot = Folder(self.folder / "snapshots" / group, 3).newest()
+        assert snapshot is not None
+        return snapshot
+
+
+def each_once(predictions: Sequence[dict[str, Any]], count: int, seed: int = 0) -> bool:
+    """Whether each image of a stream was predicted exactly once."""
+    return sorted(p["id"] for p in predictions) == [f"{seed}/{i:05}" for i in range(count)]
