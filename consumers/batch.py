@@ -1,6 +1,6 @@
 """A micro-batch: the messages that could be read as images, and those that could not."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pipeline.broker import Message
@@ -18,10 +18,9 @@ class Batch:
     dead: list[tuple[Message, RecordError]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, messages: Iterable[Message], classes: Collection[str | None]) -> "Batch":
-        """Decode messages for a learner that knows ``classes``."""
+    def of(cls, messages: Iterable[Message], known: set[str]) -> "Batch":
+        """Decode messages for a learner of the ``known`` classes; new ones are added to them."""
         batch = cls()
-        known = set(classes) - {None}
         for message in messages:
             try:
                 image = decode(message.value, message.headers)

@@ -113,7 +113,10 @@ def _attached(worker: Worker, recovery: Recovery, folder: Folder, base: Snapshot
     broker, images, group = recovery.broker, recovery.topics.images, recovery.group
     with closing(broker.consumer(group, images)) as consumer, closing(broker.producer(f"{images}.{group}")) as producer:
         worker.attach(consumer, producer, recovery.state(folder, base))
-        yield
+        try:
+            yield
+        finally:
+            worker.detach()
 
 
 def _sessions(stop: threading.Event) -> Iterator[AbstractContextManager[None]]:

@@ -152,8 +152,9 @@ class Recovery:
             if start < goal[number]:
                 log.info("partition %d: learning offsets %d to %d again", number, start, goal[number])
             messages = self.broker.read(Partition(self.topics.images, number), start, goal[number])
+            known = set(learner.classes)
             for some in _batched(messages, self.batch_size):
-                batch = Batch.of(some, learner.classes)
+                batch = Batch.of(some, known)
                 if batch.images:
                     learner.add(learner.settle(learner.quote(stack(batch.images)), batch.labels))
 

@@ -1,15 +1,17 @@
 """The loop of the learner: quote, score, settle, clear; one transaction for each micro-batch.
 
-While a micro-batch is being committed, the next one is already quoted. Memory moves only after the commit, so that
-at any moment a crash leaves what the broker holds and nothing else.
+Three micro-batches are under way at a time: while one is being committed, the next is quoted, and the one after that
+is read and decoded. Memory moves only after the commit, so that at any moment a crash leaves what the broker holds
+and nothing else.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from typing import Any
 
 from consumers.batch import Batch
 from consumers.state import State
@@ -21,7 +23,7 @@ from pipeline.metrics import Metrics
 from pipeline.records import stack
 from pipeline.scores import Scores
 from pipeline.settings import Settings
-from pipeline.snapshots import Folder
+from pipeline.snapshots import Folder, Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -33,22 +35,33 @@ PATIENCE = 0.5
 
 
 @dataclass(frozen=True)
-class _Job:
-    """A micro-batch that was quoted and settled: what is to be committed, and then remembered."""
+class _Reading:
+    """A micro-batch as it was read; ``member`` is who the broker took the consumer for at that moment."""
 
     messages: list[Message]
     batch: Batch
+    member: Member
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A micro-batch that was quoted and settled: what is to be committed, and then remembered."""
+
+    reading: _Reading
     quotes: Quotes
     predictions: list[str | None]
     update: Update | None
-    member: Member
     generation: int
     clock: Mapping[int, int]
 
     @property
+    def batch(self) -> Batch:
+        return self.reading.batch
+
+    @property
     def ends(self) -> dict[Partition, int]:
         """The offset after the last message of each partition."""
-        return t.ends(self.messages)
+        return t.ends(self.reading.messages)
 
     @property
     def dead(self) -> list[tuple[Message, RecordError]]:
@@ -72,8 +85,10 @@ class Worker:
     ) -> None:
         self._broker, self._topics, self._metrics, self._folder = broker, topics, metrics, folder
         self._settings = settings
-        self._commits = ThreadPoolExecutor(1, "commit")
+        self._reader, self._committer, self._writer = (ThreadPoolExecutor(1, n) for n in ("read", "commit", "write"))
+        self._ahead: Future[_Reading] | None = None
         self._open: tuple[_Job, Future[None]] | None = None
+        self._saving: Future[None] | None = None
         self._since_snapshot = 0
         self._came_round = time.monotonic()
         self.lag: Mapping[int, int] = {}
@@ -91,8 +106,16 @@ class Worker:
                 self._count(job)
             self._open = None
         self._consumer, self._producer, self.state = consumer, producer, state
+        self._taken = self.records
+        self._known = set(state.learner.classes)
         for partition in consumer.assignment:
             consumer.seek(partition, state.clock[partition.number])
+
+    def detach(self) -> None:
+        """Let go of consumer and producer: returns when nothing uses them any more."""
+        under_way: list[Future[Any]] = [self._ahead] if self._ahead else []
+        wait(under_way + ([self._open[1]] if self._open else []))
+        self._ahead = None
 
     @property
     def scores(self) -> Scores:
@@ -116,54 +139,69 @@ class Worker:
         ``after`` is called after every micro-batch. Raises what the broker raises; memory and snapshots then hold
         nothing that was not committed.
         """
-        while not stop.is_set() and (left := self._left(most)):
-            messages = self._collect(min(self._settings.batch_size, left))
-            if messages:
-                self._step(messages)
-            else:
-                self._land()
+        while not stop.is_set() and (ahead := self._read_ahead(most)):
+            if self._open:  # learn from it as soon as it is committed, if there is nothing better to do
+                under_way: list[Future[Any]] = [ahead, self._open[1]]
+                wait(under_way, return_when=FIRST_COMPLETED)
+                if not ahead.done():
+                    self._land()
+            reading = ahead.result()
+            self._ahead = None
+            if reading.messages:
+                self._taken += len(reading.messages)
+                self._read_ahead(most)
+                self._step(reading)
             after()
         self._land()
         self.save()
+        self._saved()
+        after()
 
     def save(self) -> None:
-        """Write a snapshot, if anything was learnt since the last one."""
+        """Write a snapshot, in a thread, if anything was learnt since the last one."""
         if self._folder and self._since_snapshot:
+            self._saved()
             predictions = self._broker.extents(self._topics.predictions)[Partition(self._topics.predictions, 0)].end
-            path = self._folder.save(self.state.snapshot(predictions))
-            self._metrics.snapshots.inc()
+            self._saving = self._writer.submit(self._write, self._folder, self.state.snapshot(predictions))
             self._since_snapshot = 0
-            log.info("snapshot %s: %s images", path, f"{self.state.learner.images:,}")
 
-    def _left(self, most: int | None) -> int:
-        """Records that may still be taken."""
-        if most is None:
-            return self._settings.batch_size
-        return most - self.records - (len(self._open[0].messages) if self._open else 0)
+    def _write(self, folder: Folder, snapshot: Snapshot) -> None:
+        path = folder.save(snapshot)
+        self._metrics.snapshots.inc()
+        log.info("snapshot %s: %s images", path, f"{snapshot.sums.images:,}")
 
-    def _collect(self, most: int) -> list[Message]:
-        """A full micro-batch, or what there is when the first of it has waited long enough."""
+    def _saved(self) -> None:
+        """Wait for the snapshot that is being written. Raises SnapshotError if it could not be."""
+        if self._saving:
+            self._saving.result()
+            self._saving = None
+
+    def _read_ahead(self, most: int | None) -> "Future[_Reading] | None":
+        """What is being read, begun here if need be; None if enough was taken."""
+        left = self._settings.batch_size if most is None else most - self._taken
+        if not self._ahead and left > 0:
+            self._ahead = self._reader.submit(self._read, min(left, self._settings.batch_size))
+        return self._ahead
+
+    def _read(self, most: int) -> _Reading:
+        """A full micro-batch, or what there is when the first of it has waited long enough; decoded."""
         self._came_round = time.monotonic()
         messages = self._consumer.poll(most, PATIENCE)
         deadline = time.monotonic() + self._settings.batch_wait
         while messages and len(messages) < most and (left := deadline - time.monotonic()) > 0:
             messages += self._consumer.poll(most - len(messages), left)
         self.lag = {partition.number: records for partition, records in self._consumer.lag().items()}
-        return messages
+        return _Reading(messages, Batch.of(messages, self._known), self._consumer.member)
 
-    def _step(self, messages: list[Message]) -> None:
+    def _step(self, reading: _Reading) -> None:
         """Quote while the micro-batch before is committed, then settle and begin to commit."""
-        learner = self.state.learner
-        in_flight = self._open[0].batch.labels if self._open else []
-        batch = Batch.of(messages, {*learner.classes, *in_flight})
+        learner, generation = self.state.learner, self.generation
         with self._metrics.quote_seconds.time():
-            quotes = learner.quote(stack(batch.images))
-        generation = self.generation
+            quotes = learner.quote(stack(reading.batch.images))
         self._land()
-        update = learner.settle(quotes, batch.labels) if self._folder else None
-        member, clock = self._consumer.member, dict(self.state.clock)
-        job = _Job(messages, batch, quotes, quotes.predictions(), update, member, generation, clock)
-        self._open = job, self._commits.submit(self._commit, job)
+        update = learner.settle(quotes, reading.batch.labels) if self._folder else None
+        job = _Job(reading, quotes, quotes.predictions(), update, generation, dict(self.state.clock))
+        self._open = job, self._committer.submit(self._commit, job)
 
     def _land(self) -> None:
         """Wait for the open commit; then what it held becomes state."""
@@ -172,19 +210,18 @@ class Worker:
         job, commit = self._open
         commit.result()
         self._open = None
-        labels = job.batch.labels
-        pairs = zip(labels, job.predictions, strict=True)
+        pairs = zip(job.batch.labels, job.predictions, strict=True)
         self.state.scores.add((label, predicted) for label, predicted in pairs if label is not None)
         self.state.clock.update({partition.number: end for partition, end in job.ends.items()})
         self._count(job)
         if job.update:
             self._learn(job.update)
-            self._since_snapshot += len(job.messages)
+            self._since_snapshot += len(job.reading.messages)
             if self._since_snapshot >= self._settings.snapshot_images:
                 self.save()
 
     def _count(self, job: _Job) -> None:
-        self.records += len(job.messages)
+        self.records += len(job.reading.messages)
         self.dead_letters += len(job.dead)
         for _, error in job.dead:
             self._metrics.dead_letters.labels(error.reason).inc()
@@ -204,10 +241,12 @@ class Worker:
         records.append(self._journal(job))
         with self._producer.transaction() as transaction:
             transaction.produce(records)
-            transaction.commit_offsets(job.member, {p: Position(end) for p, end in job.ends.items()})
+            transaction.commit_offsets(job.reading.member, {p: Position(end) for p, end in job.ends.items()})
 
     def _predictions(self, job: _Job) -> list[Record]:
-        rows = zip(job.batch.messages, job.batch.images, job.predictions, job.quotes.logits.tolist(), strict=True)
+        rows = zip(
+            job.batch.messages, job.batch.images, job.predictions, job.quotes.logits.round(4).tolist(), strict=True
+        )
         return [
             t.prediction(
                 self._topics.predictions,
@@ -215,7 +254,7 @@ class Worker:
                 image,
                 predicted,
                 dict(zip(job.quotes.classes, row, strict=True)),
-                job.member.group,
+                job.reading.member.group,
                 job.generation,
             )
             for message, image, predicted, row in rows
@@ -239,4 +278,4 @@ class Worker:
             "learnt": self._folder is not None,
             "time": time.time(),
         }
-        return t.journal(self._topics.updates, job.member.group, entry)
+        return t.journal(self._topics.updates, job.reading.member.group, entry)

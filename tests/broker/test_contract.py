@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Iterable
 
 import pytest
@@ -111,14 +112,19 @@ def test_whatever_is_written_is_read(
     assert [(m.value, m.key, m.headers) for m in read] == parts
 
 
-def test_offsets_are_consecutive_from_0_and_messages_say_where_they_are(broker: Broker, topic: str) -> None:
+def test_offsets_increase_from_0_and_messages_say_where_they_are(broker: Broker, topic: str) -> None:
     before = time.time_ns() // 1_000_000
     write(broker, numbered(topic, range(200)))
     write(broker, numbered(topic, range(200, 300)))
     messages = everything(broker, topic)
-    assert [(m.topic, m.partition, m.offset, int(m.value)) for m in messages] == [(topic, 0, i, i) for i in range(300)]
+    assert [(m.topic, m.partition, int(m.value)) for m in messages] == [(topic, 0, i) for i in range(300)]
     assert all(before <= m.timestamp <= time.time_ns() // 1_000_000 for m in messages)
-    assert broker.extents(topic) == {Partition(topic, 0): Extent(0, 300)}
+    offsets = [m.offset for m in messages]
+    assert offsets == sorted(set(offsets))
+    assert offsets[:200] == list(range(200))
+    extent = broker.extents(topic)[Partition(topic, 0)]
+    assert extent.first == 0
+    assert extent.end in (offsets[-1] + 1, offsets[-1] + 2)  # a broker may end a transaction with one of its own
 
 
 def test_a_key_always_goes_to_the_same_partition_and_keys_spread(broker: Broker) -> None:
@@ -137,8 +143,7 @@ def test_a_partition_wins_over_the_key_and_neither_means_partition_0(broker: Bro
     topic = make_topic(broker, partitions=4)
     write(broker, [Record(topic, b"", key=b"k%d" % i, partition=2) for i in range(20)])
     write(broker, [Record(topic, b"")] * 5)
-    counts = {partition.number: extent.end for partition, extent in broker.extents(topic).items()}
-    assert counts == {0: 5, 1: 0, 2: 20, 3: 0}
+    assert Counter(message.partition for message in everything(broker, topic)) == {0: 5, 2: 20}
 
 
 def test_read_gives_exactly_the_range_asked_for(broker: Broker, topic: str) -> None:
@@ -271,17 +276,19 @@ def test_lag_counts_what_this_consumer_was_not_given(broker: Broker) -> None:
     consumer = broker.consumer("g", topic)
     assert consumer.lag() == {one: 0, two: 0}
     write(broker, numbered(topic, range(10), partition=1))
-    assert consumer.lag() == {one: 0, two: 10}
+    lag = consumer.lag()[two]
+    assert lag in (10, 11)  # a broker may end a transaction with a record of its own
     poll(consumer, 4)
-    assert consumer.lag() == {one: 0, two: 6}
+    assert consumer.lag() == {one: 0, two: lag - 4}
     consumer.seek(two, 9)
-    assert consumer.lag() == {one: 0, two: 1}
+    assert consumer.lag() == {one: 0, two: lag - 9}
 
 
 def test_no_partition_is_starved_and_each_stays_in_order(broker: Broker) -> None:
     topic = make_topic(broker, partitions=3)
     for number in range(3):
-        write(broker, numbered(topic, range(100), partition=number))
+        padding = [os.urandom(25_000) for _ in range(100)]
+        write(broker, [Record(topic, b"%d" % i, key, partition=number) for i, key in enumerate(padding)])
     consumer = broker.consumer("g", topic)
     seen: dict[int, list[int]] = {0: [], 1: [], 2: []}
     for turn in range(30):
@@ -319,6 +326,7 @@ def test_a_process_killed_inside_a_transaction_leaves_the_state_of_its_last_comm
     with child(url, "copy", "g", topic, *targets) as other:
         other.hear()
         other.process.kill()
+    broker.producer("copy")  # settles what became of the last transaction, so that nobody has to wait for that
     assert broker.committed("g", topic) == {Partition(topic, 0): Position(10, "turn 0")}
     for target in targets:
         assert values(everything(broker, target)) == list(range(10))
@@ -332,6 +340,7 @@ def test_a_process_killed_while_it_commits_leaves_whole_transactions_only(broker
             for _ in range(5 + 7 * kill):
                 other.hear()
             other.process.kill()
+        broker.producer("count")
         first, second = [len(everything(broker, topic)) for topic in topics]
         assert first == second
         assert first >= 5 + 7 * kill

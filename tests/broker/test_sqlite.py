@@ -104,6 +104,14 @@ def test_the_wal_stays_small_while_a_consumer_reads(broker: SqliteBroker, path: 
     assert largest < 48 << 20  # of 160 MB
 
 
+def test_offsets_are_consecutive(broker: SqliteBroker) -> None:
+    write(broker, 200)
+    write(broker, 100)
+    assert [message.offset for message in broker.read(PARTITION, 0, 999)] == list(range(300))
+    assert broker.extents(TOPIC) == {PARTITION: Extent(0, 300)}
+    assert broker.consumer("g", TOPIC).lag() == {PARTITION: 300}
+
+
 # Groups
 
 
@@ -244,7 +252,7 @@ def test_a_reader_that_retention_overtakes_is_told_so(broker: SqliteBroker) -> N
         list(messages)
 
 
-@pytest.mark.parametrize("topic", [Topic("t", 0), Topic("t", 1025), Topic("t", 1, 0)])
+@pytest.mark.parametrize("topic", [Topic("t", 0), Topic("t", 1025), Topic("t", 1, 0), Topic("t", 1, retention_bytes=1)])
 def test_topics_that_cannot_be_are_refused(broker: SqliteBroker, topic: Topic) -> None:
     with pytest.raises(TopicError, match="'t'"):
         broker.ensure_topics([topic])

@@ -93,6 +93,11 @@ class Place:
         with self.broker() as broker:
             return [m for p, e in broker.extents(name).items() for m in broker.read(p, e.first, e.end)]
 
+    def position(self) -> int:
+        """How far the learners have committed."""
+        with self.broker() as broker:
+            return sum(position.offset for position in broker.committed("learn", "images").values())
+
     def predictions(self, group: str = "learn") -> list[dict[str, Any]]:
         served = [json.loads(message.value) for message in self.topic("predictions")]
         return [one for one in served if one["group"] == group]

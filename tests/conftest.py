@@ -1,0 +1,58 @@
+"""The real Kafka broker, for all tests that want one.
+
+Where none can be run, those tests are left out, and the last line of the run says so; with CI=true they fail.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+
+import pytest
+
+from pipeline.settings import load
+from tests.kafka.server import KafkaUnavailableError, Server
+
+_LEFT_OUT = "left out: no Kafka broker"
+
+
+@pytest.fixture(scope="session")
+def kafka_server() -> Iterator[Server]:
+    """One broker for the whole run."""
+    with closing(_started()) as server:
+        yield server
+
+
+@pytest.fixture
+def own_kafka_server() -> Iterator[Server]:
+    """A broker for one test, which may kill it."""
+    with closing(_started()) as server:
+        yield server
+
+
+@pytest.fixture
+def kafka_url(kafka_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setenv("MARKETSTREAM_SESSION_TIMEOUT", "3")  # nobody waits long for processes that were killed
+    return kafka_server.url
+
+
+def _started() -> Server:
+    try:
+        return Server(load({}).cache)
+    except KafkaUnavailableError as error:
+        if os.environ.get("CI") == "true":
+            raise
+        pytest.skip(f"{_LEFT_OUT}: {error}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "kafka" in item.nodeid:  # one broker is enough: where tests are spread over processes, these stay together
+            item.add_marker(pytest.mark.xdist_group("kafka"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
+    left_out = [reason for reason in reasons if _LEFT_OUT in reason]
+    if left_out:
+        why = left_out[0].partition(f"{_LEFT_OUT}: ")[2].rstrip("')")
+        terminalreporter.write_line(f"LEFT OUT: {len(left_out)} tests that need a real Kafka broker: {why}", red=True)
