@@ -26,7 +26,7 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 demo: setup
-	@$(RUN) -m demo $(ARGS)
+	@$(RUN) -m demo $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
 test: setup
 	@$(RUN) -m pytest $(ARGS)

@@ -11,14 +11,16 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import curves
 from pipeline import cli, datasets, scenario
 from pipeline.broker import connect
 from pipeline.errors import MarketstreamError, SettingsError
-from pipeline.settings import Settings
+from pipeline.settings import load
 from pipeline.topics import Topics
 
 MOST_AHEAD = 20_000
@@ -30,6 +32,24 @@ MARK = ".marketstream-demo"
 
 class DemoError(MarketstreamError):
     """One of the two processes failed."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a demo's files and topics are. On a broker that others use too, its names are its own."""
+
+    folder: Path
+    broker: str
+    prefix: str
+    group: str
+
+    @classmethod
+    def of(cls, folder: Path, broker: str | None) -> "Place":
+        """On the given broker; on an embedded one in the folder if there is none."""
+        if broker is None:
+            return cls(folder, f"sqlite:///{folder / 'stream.db'}", "", "learn")
+        name = time.strftime("demo-%Y%m%d-%H%M%S")
+        return cls(folder, broker, f"{name}.", name)
 
 
 def fresh(folder: Path) -> None:
@@ -57,20 +77,21 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The whole stream on one machine, from nothing.")
     parser.add_argument("--scenario", default="demo", metavar="NAME", help="a shipped scenario, or a path")
     parser.add_argument("--images", type=int, metavar="N", help="only the first N images")
+    parser.add_argument("--broker", metavar="URL", help="another broker than the embedded one: kafka://HOST:PORT")
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), metavar="DIR", help="where files go")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     return parser.parse_args()
 
 
-def stream(folder: Path, name: str, images: int, as_json: bool) -> None:
+def stream(place: Place, name: str, images: int, as_json: bool) -> None:
     """Run producer and learner to the end of the stream."""
-    broker = f"sqlite:///{folder / 'stream.db'}"
-    log = folder / "producer.log"
+    common = ("--broker", place.broker, "--topic-prefix", place.prefix, "--group", place.group)
+    log = place.folder / "producer.log"
     with log.open("wb") as file:
-        send = start("producers.replay", name, "--images", str(images), "--broker", broker, "--group", "learn",
-                     "--max-lag", str(MOST_AHEAD), stdout=file, stderr=file)  # fmt: skip
-    flags = ("--snapshots", str(folder / "snapshots"), "--metrics-port", "0", *(["--json"] if as_json else []))
-    learn = start("consumers.learn", "--broker", broker, "--images", str(images), *flags)
+        ahead = ("--max-lag", str(MOST_AHEAD), "--images", str(images))
+        send = start("producers.replay", name, *common, *ahead, stdout=file, stderr=file)
+    flags = ("--snapshots", str(place.folder / "snapshots"), "--metrics-port", "0", *(["--json"] if as_json else []))
+    learn = start("consumers.learn", *common, "--images", str(images), *flags)
     try:
         while learn.poll() is None and not send.poll():
             try:
@@ -87,20 +108,21 @@ def stream(folder: Path, name: str, images: int, as_json: bool) -> None:
 
 def main() -> int:
     arguments = parse()
-    folder: Path = arguments.folder
     drawn = scenario.load(arguments.scenario, images=arguments.images)
-    fresh(folder)
-    settings = Settings()
+    place = Place.of(arguments.folder, arguments.broker)
+    settings = load({"broker": place.broker})
+    fresh(place.folder)
     for name in ("mnist", "fashion-mnist"):
         datasets.load(name, drawn.part, settings)  # here, so that the bar of a download is seen
     say = sys.stderr if arguments.json else sys.stdout
-    print(f"{drawn.name}: {drawn.about}", file=say)
-    stream(folder, arguments.scenario, drawn.images, arguments.json)
-    with closing(connect(f"sqlite:///{folder / 'stream.db'}")) as broker:
-        curves.draw(curves.read(broker, Topics(), settings.group, settings.window), folder / "accuracy.png")
-    print(f"\nrolling accuracy of every class: {folder / 'accuracy.png'}", file=say)
-    newest = max((folder / "snapshots").rglob("*.safetensors"))
-    print(f"stream {folder / 'stream.db'}, newest snapshot {newest}", file=say)
+    print(f"{drawn.name}: {drawn.about}", file=say, flush=True)
+    stream(place, arguments.scenario, drawn.images, arguments.json)
+    picture = place.folder / "accuracy.png"
+    with closing(connect(place.broker, settings)) as broker:
+        curves.draw(curves.read(broker, Topics(place.prefix), place.group, settings.window), picture)
+    newest = max((place.folder / "snapshots").rglob("*.safetensors"))
+    print(f"\nrolling accuracy of every class: {picture}", file=say)
+    print(f"stream: {place.broker}, topic {place.prefix}images; newest snapshot: {newest}", file=say)
     return 0
 
 

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from pipeline import cli
 from pipeline.broker import Broker, connect
 from pipeline.datasets import DIGITS
-from pipeline.errors import TopicError
+from pipeline.errors import SettingsError, TopicError
 from pipeline.topics import Topics
 
 POINTS = 2000
@@ -71,7 +71,10 @@ def read(broker: Broker, topics: Topics, group: str, window: int) -> Curves:
 
 
 def draw(curves: Curves, path: Path) -> None:
-    """Two panels, digits above and everything else below, the phases marked."""
+    """Two panels, digits above and everything else below, the phases marked.
+
+    Raises SettingsError if the picture cannot be written there.
+    """
     figure = Figure(figsize=(11, 7), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, sharey=True)
     others = [name for name in curves.points if name not in DIGITS]
@@ -83,7 +86,10 @@ def draw(curves: Curves, path: Path) -> None:
         above.text(start, 1.06, f" {name}", fontsize=9, color="0.3")
     below.set_xlabel("images of the stream; each is predicted first, then learnt from")
     figure.supylabel(f"rolling accuracy (last {curves.window} images of a class)")
-    figure.savefig(path, dpi=120)
+    try:
+        figure.savefig(path, dpi=120)
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"{path}: the picture cannot be written: {error}") from error
 
 
 def _panel(axes: Axes, curves: Curves, names: list[str]) -> None:
@@ -107,7 +113,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("accuracy.png"), metavar="FILE", help="a PNG, SVG or PDF")
     arguments = parser.parse_args()
     settings = cli.settings_of(arguments)
-    with closing(connect(settings.broker)) as broker:
+    with closing(connect(settings.broker, settings)) as broker:
         curves = read(broker, Topics(settings.topic_prefix), settings.group, settings.window)
     draw(curves, arguments.out)
     result = {"file": str(arguments.out), "images": curves.images, "phases": curves.phases}

@@ -24,8 +24,8 @@ from consumers.server import serving
 from consumers.state import Recovery
 from consumers.worker import Worker
 from pipeline import cli, snapshots
-from pipeline.broker import Broker, connect
-from pipeline.errors import BrokerBusyError, OutcomeUnknownError, SnapshotError
+from pipeline.broker import Broker, Consumer, Partition, connect
+from pipeline.errors import BrokerBusyError, FencedError, GroupBusyError, OutcomeUnknownError, SnapshotError
 from pipeline.metrics import Metrics
 from pipeline.settings import Settings
 from pipeline.snapshots import Folder, Snapshot
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.5, 10.0
 """Seconds between two tries where the broker is in trouble."""
+
+STAND_BY = 1.0
+"""Seconds between two looks at which partitions a waiting learner has."""
 
 SETTINGS = (
     *("broker", "topic_prefix", "partitions", "retention", "group", "seed", "filters", "backend"),
@@ -58,7 +61,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     settings = cli.settings_of(arguments)
     folder = Folder(settings.snapshots / f"{settings.topic_prefix}{settings.group}", settings.snapshots_kept)
     base = _base(arguments.snapshot, arguments.freeze, folder)
-    with closing(connect(settings.broker)) as broker, cli.stop_on_signals() as stop:
+    with closing(connect(settings.broker, settings)) as broker, cli.stop_on_signals() as stop:
         work(broker, settings, folder, base, stop, arguments)
     return 0
 
@@ -92,7 +95,7 @@ def work(
     display = Display(worker)
     with ExitStack() as shown:
         for first, session in enumerate(_sessions(stop)):
-            with session, _attached(worker, recovery, folder, base):
+            with session, _attached(worker, recovery, folder, base, stop, newcomer=first == 0):
                 if first == 0:  # not before: the first scrape must not be empty
                     metrics.watch(worker)
                     address = settings.metrics_host, settings.metrics_port
@@ -108,15 +111,38 @@ def work(
 
 
 @contextmanager
-def _attached(worker: Worker, recovery: Recovery, folder: Folder, base: Snapshot | None) -> Iterator[None]:
+def _attached(
+    worker: Worker, recovery: Recovery, folder: Folder, base: Snapshot | None, stop: threading.Event, newcomer: bool
+) -> Iterator[None]:
     """Join the group, recover its state, and leave the group at the end."""
     broker, images, group = recovery.broker, recovery.topics.images, recovery.group
-    with closing(broker.consumer(group, images)) as consumer, closing(broker.producer(f"{images}.{group}")) as producer:
-        worker.attach(consumer, producer, recovery.state(folder, base))
-        try:
-            yield
-        finally:
-            worker.detach()
+    with closing(broker.consumer(group, images)) as consumer:
+        _await_partitions(consumer, set(broker.extents(images)), stop, newcomer)
+        # Only now: whoever had the partitions before is fenced from here on.
+        with closing(broker.producer(f"{images}.{group}")) as producer:
+            worker.attach(consumer, producer, recovery.state(folder, base))
+            try:
+                yield
+            finally:
+                worker.detach()
+
+
+def _await_partitions(consumer: Consumer, wanted: set[Partition], stop: threading.Event, newcomer: bool) -> None:
+    """Stand by until this learner has all partitions: its sums are those of the whole topic.
+
+    Raises GroupBusyError for a newcomer that is given some of them: the learner that is at work needs them all.
+    """
+    said = False
+    while consumer.assignment != wanted and not stop.is_set():
+        if consumer.assignment and newcomer:
+            raise GroupBusyError(
+                f"group {consumer.member.group} has another learner; a group learns with one learner at a time: "
+                "stop the other one, or give this one another --group"
+            )
+        consumer.poll(1, STAND_BY)  # what it hands out is read again: the worker seeks before it reads
+        if not consumer.assignment and not said:
+            log.info("standing by: group %s has another learner, or is being joined", consumer.member.group)
+            said = True
 
 
 def _sessions(stop: threading.Event) -> Iterator[AbstractContextManager[None]]:
@@ -129,7 +155,7 @@ def _sessions(stop: threading.Event) -> Iterator[AbstractContextManager[None]]:
         begun = time.monotonic()
         try:
             yield
-        except (BrokerBusyError, OutcomeUnknownError) as error:
+        except (BrokerBusyError, FencedError, OutcomeUnknownError) as error:
             delay = SHORTEST_WAIT if time.monotonic() - begun > LONGEST_WAIT else min(2 * delay, LONGEST_WAIT)
             log.warning("%s; nothing is lost, trying again in %.1f s", error, delay)
 

@@ -17,7 +17,7 @@ from consumers.batch import Batch
 from consumers.state import State
 from pipeline import topics as t
 from pipeline.broker import Broker, Consumer, Member, Message, Partition, Position, Producer, Record
-from pipeline.errors import RecordError
+from pipeline.errors import FencedError, RecordError
 from pipeline.learner import Quotes, Update
 from pipeline.metrics import Metrics
 from pipeline.records import stack
@@ -106,6 +106,7 @@ class Worker:
                 self._count(job)
             self._open = None
         self._consumer, self._producer, self.state = consumer, producer, state
+        self._member = consumer.member
         self._taken = self.records
         self._known = set(state.learner.classes)
         for partition in consumer.assignment:
@@ -186,12 +187,18 @@ class Worker:
     def _read(self, most: int) -> _Reading:
         """A full micro-batch, or what there is when the first of it has waited long enough; decoded."""
         self._came_round = time.monotonic()
-        messages = self._consumer.poll(most, PATIENCE)
+        messages = self._poll(most, PATIENCE)
         deadline = time.monotonic() + self._settings.batch_wait
         while messages and len(messages) < most and (left := deadline - time.monotonic()) > 0:
-            messages += self._consumer.poll(most - len(messages), left)
+            messages += self._poll(most - len(messages), left)
         self.lag = {partition.number: records for partition, records in self._consumer.lag().items()}
         return _Reading(messages, Batch.of(messages, self._known), self._consumer.member)
+
+    def _poll(self, most: int, timeout: float) -> list[Message]:
+        messages = self._consumer.poll(most, timeout)
+        if self._consumer.member != self._member:
+            raise FencedError(f"the partitions of group {self._member.group} were assigned anew")
+        return messages
 
     def _step(self, reading: _Reading) -> None:
         """Quote while the micro-batch before is committed, then settle and begin to commit."""

@@ -21,7 +21,7 @@ def parser(description: str, *settings: str) -> argparse.ArgumentParser:
     )
     for name in settings:
         field = Settings.model_fields[name]
-        default = "" if field.default is None or field.default_factory else f" (default: {field.default})"
+        default = "" if field.default in (None, "") or field.default_factory else f" (default: {field.default})"
         result.add_argument(f"--{name.replace('_', '-')}", dest=name, metavar="X", help=f"{field.description}{default}")
     result.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     return result

@@ -81,7 +81,7 @@ class _ProgressCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         p = self._progress
-        classes = _named(p.scores.classes())
+        classes = _named(p.scores)
         for name, about, values in (
             ("images", "Labelled images that were predicted.", {c.name: c.images for c in classes}),
             ("correct", "Those predicted right before the label was known.", {c.name: c.correct for c in classes}),
@@ -96,7 +96,7 @@ class _ProgressCollector(Collector):
             ),
         ):
             yield _gauge(name, about, ["class"], {(c,): value for c, value in ratios.items()})
-        yield _confusion(p.scores, {c.name for c in classes})
+        yield _confusion(p.scores)
         overall: dict[tuple[str, ...], float] = {(): p.scores.rolling} if classes else {}
         yield _gauge("rolling_accuracy_overall_ratio", "Right among the last images of any class.", [], overall)
         lag: dict[tuple[str, ...], float] = {(str(partition),): records for partition, records in p.lag.items()}
@@ -119,21 +119,26 @@ def _gauge(name: str, about: str, labels: Sequence[str], values: Mapping[tuple[s
     return family
 
 
-def _named(classes: Sequence[ClassScore]) -> list[ClassScore]:
-    """The first classes as they are, all later ones taken together."""
-    rest = classes[MOST_NAMES:]
-    if not rest:
-        return list(classes)
-    images = sum(c.images for c in rest)
-    rolling = sum(c.rolling * c.images for c in rest) / images
-    forgetting = sum(c.forgetting * c.images for c in rest) / images
-    other = ClassScore(OTHER, images, sum(c.correct for c in rest), rolling, forgetting)
-    return [*classes[:MOST_NAMES], other]
+def _named(scores: Scores) -> list[ClassScore]:
+    """The classes that metrics name, and all others taken together."""
+    named = set(scores.names()[:MOST_NAMES])
+    together: dict[str, list[ClassScore]] = {}
+    for c in scores.classes():
+        together.setdefault(c.name if c.name in named else OTHER, []).append(c)
+    return [_merged(name, classes) for name, classes in together.items()]
 
 
-def _confusion(scores: Scores, names: set[str]) -> Metric:
+def _merged(name: str, classes: Sequence[ClassScore]) -> ClassScore:
+    images = sum(c.images for c in classes)
+    rolling = sum(c.rolling * c.images for c in classes) / images
+    forgetting = sum(c.forgetting * c.images for c in classes) / images
+    return ClassScore(name, images, sum(c.correct for c in classes), rolling, forgetting)
+
+
+def _confusion(scores: Scores) -> Metric:
+    named = {NOTHING, *scores.names()[:MOST_NAMES]}
     cells: dict[tuple[str, ...], float] = {}
     for pair, count in scores.confusion().items():
-        key = tuple(name if name in names or name == NOTHING else OTHER for name in pair)
+        key = tuple(name if name in named else OTHER for name in pair)
         cells[key] = cells.get(key, 0) + count
     return _counter("confusion", "Labelled images by what they are and were taken for.", ["label", "predicted"], cells)

@@ -7,6 +7,7 @@ Prints the file, the predicted class and the runner-up with their scores (0 to 1
 """
 
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from typing import Any
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from pipeline import cli, snapshots
 from pipeline.clearing import Clearing
@@ -41,11 +42,13 @@ def learner_of(snapshot: Snapshot) -> Clearing:
 def load(path: Path) -> NDArray[np.uint8]:
     """A file as ``uint8[28, 28]``, made grey. Raises RecordError if it is no image or has another size."""
     try:
-        with Image.open(path) as image:
+        with warnings.catch_warnings(action="error"), Image.open(path) as image:
             if image.size != (SIDE, SIDE):
                 raise RecordError("shape", f"{path}: {image.size[0]}×{image.size[1]} pixels; {SIDE}×{SIDE} are needed")
             return np.asarray(image.convert("L"))
-    except (OSError, UnidentifiedImageError, ValueError) as error:
+    except RecordError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
         raise RecordError("pixels", f"{path}: cannot be read as an image: {error}") from error
 
 
@@ -80,7 +83,7 @@ def main() -> int:
 
 
 def _table(results: list[dict[str, Any]]) -> Table:
-    table = Table("image", "class", "score", "runner-up", "score")
+    table = Table(Column("image", overflow="fold"), "class", "score", "runner-up", "score")
     for result in results:
         best = [f"{text}" for name, score in list(result["scores"].items())[:2] for text in (name, f"{score:.2f}")]
         table.add_row(result["image"], *best)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-NOTHING = "none"
-"""What an image was predicted as before any class was known. Counts as wrong."""
+NOTHING = ""
+"""What an image was predicted as before any class was known. Counts as wrong; no class can have this name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,11 @@ class Scores:
                 ClassScore(name, self._images[name], self._correct[name], w.accuracy, w.forgetting)
                 for name, w in self._windows.items()
             ]
+
+    def names(self) -> list[str]:
+        """Every class that was a label or a prediction, in the order of appearance."""
+        with self._lock:
+            return list(dict.fromkeys(name for pair in self._confusion for name in pair if name != NOTHING))
 
     def confusion(self) -> dict[tuple[str, str], int]:
         """Images by (label, predicted class)."""

@@ -95,9 +95,9 @@ def write(snapshot: Snapshot, path: Path) -> None:
 
 def read(path: Path) -> Snapshot:
     """Read and verify. Raises SnapshotError if it is missing, damaged or of another version."""
-    if not path.is_file():
-        raise SnapshotError(f"{path}: no such snapshot")
     try:
+        if not path.is_file():
+            raise SnapshotError(f"{path}: no such snapshot")
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in ("A", "T", "counts")}
@@ -119,6 +119,8 @@ def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot
     A, T, counts = tensors["A"], tensors["T"], tensors["counts"]
     classes = fields["classes"]
     sums = Sums(A, dict(zip(classes, T, strict=True)), dict(zip(classes, map(int, counts), strict=True)))
+    if any(tensor.dtype != np.int64 for tensor in (A, T, counts)):
+        raise ValueError("not all numbers in it are signed 64-bit integers")
     if packed_size(sums.width) != len(A) or T.shape != (len(classes), sums.width):
         raise ValueError(f"shapes {A.shape} and {T.shape} do not belong together")
     return Snapshot(
