@@ -2,7 +2,7 @@
 
     python -m benchmarks.prove [--seeds 5] [--kills 50]
 
-Takes most of an hour on two cores. ``--only accuracy`` (or digest, kills, speed, dead-letters, everything) picks one.
+Takes most of an hour on two cores; ``--only PART`` picks one part. ``kafka`` needs Java and Maven.
 """
 
 import argparse
@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ from rich.console import Console
 from benchmarks import speed
 from benchmarks.accuracy import measure
 from pipeline import cli, scenario
-from pipeline.broker import Broker, Partition, Record, Topic, connect
+from pipeline.broker import Broker, Record, Topic, connect
 from pipeline.clearing import Clearing
 from pipeline.identity import Identity
 from pipeline.ledger import Ledger
@@ -35,8 +36,10 @@ from pipeline.settings import Settings
 from pipeline.sums import Sums
 from pipeline.topics import Topics
 from pipeline.trunk import Filters, Trunk, make
+from tests.kafka.server import Server
 
 BATCH = 256
+LOOK = 0.02  # seconds between two looks at how far a learner has come
 
 
 @dataclass(frozen=True)
@@ -137,37 +140,39 @@ def digest(settings: Settings, _: argparse.Namespace) -> Iterator[Line]:
 
 
 def kills(settings: Settings, arguments: argparse.Namespace) -> Iterator[Line]:
+    with tempfile.TemporaryDirectory() as folder:
+        yield from killed(f"sqlite:///{Path(folder) / 'stream.db'}", folder, arguments.kills, settings)
+
+
+def kafka(settings: Settings, arguments: argparse.Namespace) -> Iterator[Line]:
+    with closing(Server(settings.cache)) as server, tempfile.TemporaryDirectory() as folder:
+        yield from killed(server.url, folder, 2 * arguments.kills, settings)
+
+
+def killed(url: str, folder: str, times: int, settings: Settings) -> Iterator[Line]:
+    """Kill a learner that often, at random moments of its work, and let another one end it."""
     images = 38_400
     d = Digests(settings, images)
-    expected = d.sums(range(images)).digest(d.identity)
-    with tempfile.TemporaryDirectory() as folder:
-        url = f"sqlite:///{Path(folder) / 'stream.db'}"
-        fill(url, [encode(d.stream.record(i), "images") for i in range(images)])
-        done = killed(url, folder, images, arguments.kills, settings)
-        summary = learn(url, folder, images - done, settings)
-        with closing(connect(url)) as broker:
-            served = served_ids(broker)
-    yield Line(f"killed with -9 {arguments.kills} times: the same digest", summary["digest"][:16],
-               summary["digest"] == expected)  # fmt: skip
-    once = len(served) == len(set(served)) == images
-    yield Line("and every image predicted once", f"{len(served):,} predictions of {len(set(served)):,} images", once)
-
-
-def killed(url: str, folder: str, images: int, times: int, settings: Settings) -> int:
-    """Kill a learner that often, at random moments of its work; how far it came."""
+    fill(url, [encode(d.stream.record(i), "images") for i in range(images)])
     rng = random.Random(1)
     with closing(connect(url)) as broker:
-        broker.ensure_topics([Topic("predictions")])
-        watch = broker.consumer("watch", "predictions")
         for n in range(times):
             target = int(images * 0.9 * (n + rng.random()) / times)
-            process = subprocess.Popen(command(url, folder, None, settings), stdout=subprocess.DEVNULL,
-                                       stderr=subprocess.DEVNULL)  # fmt: skip
-            while position(broker) < target and watch.poll(BATCH, 60):
-                pass
+            quiet = subprocess.DEVNULL
+            process = subprocess.Popen(command(url, folder, None, settings), stdout=quiet, stderr=quiet)
+            while position(broker) < target and process.poll() is None:
+                time.sleep(LOOK)
             process.send_signal(signal.SIGKILL)
             process.wait()
-        return position(broker)
+        summary = learn(url, folder, images - len(served_ids(broker)), settings)
+        served = served_ids(broker)
+    kind = url.partition(":")[0]
+    same = summary["digest"] == d.sums(range(images)).digest(d.identity)
+    yield Line(f"{kind}: killed with -9 {times} times: the same digest", summary["digest"][:16], same)
+    once = len(served) == len(set(served)) == images
+    yield Line(
+        f"{kind}: every image predicted once", f"{len(served):,} predictions of {len(set(served)):,} images", once
+    )
 
 
 def dead_letters(settings: Settings, _: argparse.Namespace) -> Iterator[Line]:
@@ -252,12 +257,12 @@ def learn(url: str, folder: str, images: int, settings: Settings) -> dict[str, A
 
 
 def position(broker: Broker) -> int:
-    found = broker.committed("learn", "images").get(Partition("images", 0))
-    return found.offset if found else 0
+    return sum(found.offset for found in broker.committed("learn", "images").values())
 
 
 def served_ids(broker: Broker) -> list[str]:
     topic = Topics().predictions
+    broker.ensure_topics([Topic(topic)])
     return [
         orjson.loads(message.value)["id"]
         for partition, extent in broker.extents(topic).items()
@@ -269,6 +274,7 @@ PARTS = {
     "accuracy": accuracy,
     "digest": digest,
     "kills": kills,
+    "kafka": kafka,
     "dead-letters": dead_letters,
     "speed": speeds,
     "everything": everything,
@@ -278,7 +284,13 @@ PARTS = {
 def main() -> int:
     parser = cli.parser("Measure every claim again.", "filters", "window", "data", "cache")
     parser.add_argument("--seeds", type=int, default=5, metavar="N", help="seeds of mixed (default: 5)")
-    parser.add_argument("--kills", type=int, default=50, metavar="N", help="kills of the learner (default: 50)")
+    parser.add_argument(
+        "--kills",
+        type=int,
+        default=50,
+        metavar="N",
+        help="kills (default: 50; over Kafka twice as many)",
+    )
     parser.add_argument("--only", choices=PARTS, action="append", help="this part (may be given several times)")
     arguments = parser.parse_args()
     settings = cli.settings_of(arguments)

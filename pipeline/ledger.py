@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,8 @@ from pipeline.trunk.filters import EXACT
 EXACT_IMAGES = 1024
 """Images squared at once: products less 128 are at most 128, and 1024 · 128² = 2²⁴ is still exact in float32."""
 
-TILE = 320
-"""Rows and columns of a piece of A: the upper triangle is cut into such tiles, which all cores work on."""
+CUTS = 6
+"""Pieces that rows and columns of A are cut into; 21 tiles, on and above the diagonal, for all cores to share."""
 
 
 class Ledger:
@@ -36,9 +37,9 @@ class Ledger:
         self.counts = [sums.counts[c] for c in self.classes]
         self._A = _unpacked(sums.A, self.width)
         self._T = [sums.T[c].copy() for c in self.classes]
-        edges = range(0, self.width, TILE)
-        self._spans = [slice(start, min(start + TILE, self.width)) for start in edges]
-        self._tiles = [(rows, columns) for i, rows in enumerate(self._spans) for columns in self._spans[i:]]
+        edges = [self.width * i // CUTS for i in range(CUTS + 1)]
+        spans = [slice(*edge) for edge in pairwise(edges)]
+        self._tiles = [(rows, columns) for i, rows in enumerate(spans) for columns in spans[i:]]
         self._offsets = np.zeros(self.width, np.int64)  # A is _A[i, j] + _offsets[i] + _offsets[j]
         self._pending: list[NDArray[np.uint8]] = []
 

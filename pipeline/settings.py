@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import SettingsError
@@ -21,15 +21,35 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, env_ignore_empty=True)
 
-    broker: str = Field("sqlite:///state/stream.db", description="where the stream is: sqlite:///FILE")
+    broker: str = Field(
+        "sqlite:///state/stream.db", description="where the stream is: sqlite:///FILE or kafka://HOST:PORT"
+    )
     topic_prefix: str = Field("", pattern=r"^[A-Za-z0-9._-]*$", description="put before every topic's name")
     partitions: int | None = Field(
         None, ge=1, le=1024, description="partitions of the topic images (default: as many as it has, or 1)"
     )
     retention: int | None = Field(
-        None, ge=1, description="newest records that each partition of images keeps (default: all)"
+        None, ge=1, description="newest records that each partition of images keeps (SQLite; default: all)"
+    )
+    retention_bytes: int | None = Field(
+        None, ge=1, description="bytes of newest records that each partition of images keeps (Kafka; default: all)"
     )
     group: str = Field("learn", pattern=r"^[A-Za-z0-9._-]+$", description="consumer group of the learners")
+
+    replication: int = Field(1, ge=1, le=32767, description="brokers that hold each partition, when it is made (Kafka)")
+    record_bytes: int = Field(16 << 20, ge=1024, le=64 << 20, description="largest record, in bytes (Kafka)")
+    session_timeout: float = Field(
+        10.0, ge=1, le=1800, description="seconds until a learner that is gone is replaced (Kafka)"
+    )
+    kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
+        "PLAINTEXT", description="encryption and login"
+    )
+    kafka_sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = Field(
+        "PLAIN", description="how to log in"
+    )
+    kafka_username: str | None = Field(None, description="name to log in with")
+    kafka_password: SecretStr | None = Field(None, description="password to log in with: set the variable, not a flag")
+    kafka_ca_file: Path | None = Field(None, description="certificates to trust (default: the system's)")
 
     data: Path | None = Field(None, description="directory that holds the IDX files of the data sets")
     cache: Path = Field(default_factory=_default_cache, description="where fetched data sets are kept")

@@ -191,7 +191,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     scenario = load(options.scenario, seed, images)
     stream = plan(scenario, load_splits(scenario, settings), options.run)
     topic = Topic(Topics(settings.topic_prefix).images, settings.partitions, settings.retention)
-    with closing(connect(settings.broker, settings)) as broker, cli.stop_on_signals() as stop, show_progress(stream) as progress:
+    with (
+        closing(connect(settings.broker, settings)) as broker,
+        cli.stop_on_signals() as stop,
+        show_progress(stream) as progress,
+    ):
         outcome = replay(
             broker, stream, topic, stop, rate=rate, max_lag=max_lag, encoding=options.encoding, progress=progress
         )

@@ -22,11 +22,18 @@ def kafka_server() -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture
-def own_kafka_server() -> Iterator[Server]:
-    """A broker for one test, which may kill it."""
+@pytest.fixture(scope="session")
+def _mortal_kafka_server() -> Iterator[Server]:
     with closing(_started()) as server:
         yield server
+
+
+@pytest.fixture
+def own_kafka_server(_mortal_kafka_server: Server) -> Iterator[Server]:
+    """A broker that a test may kill: no other one is using it."""
+    yield _mortal_kafka_server
+    if not _mortal_kafka_server.running:
+        _mortal_kafka_server.start()
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from pipeline.broker.protocol import (
     Transaction,
 )
 from pipeline.errors import SettingsError
+from pipeline.settings import Settings, load
 
 __all__ = [
     "Broker",
@@ -35,13 +36,21 @@ __all__ = [
 ]
 
 
-def connect(url: str) -> Broker:
-    """Open ``sqlite:///FILE`` (three slashes and a relative path, four and an absolute one).
+def connect(url: str, settings: Settings | None = None) -> Broker:
+    """Open ``sqlite:///FILE`` (three slashes and a relative path, four an absolute one), or ``kafka://HOST:PORT,...``.
 
-    Raises SettingsError for any other URL, StorageError if the file cannot be used.
+    ``settings`` say how to log in and how large records are; None: what the environment says.
+
+    Raises SettingsError for any other URL, StorageError if the file cannot be used, BrokerBusyError if no broker
+    answers, BrokerError if it refuses the login.
     """
-    if urlsplit(url).scheme == "sqlite":
-        from pipeline.broker.sqlite import SqliteBroker
+    match urlsplit(url).scheme:
+        case "sqlite":
+            from pipeline.broker.sqlite import SqliteBroker
 
-        return SqliteBroker.from_url(url)
-    raise SettingsError(f"broker {url!r}: no such kind of broker; write sqlite:///FILE")
+            return SqliteBroker.from_url(url)
+        case "kafka":
+            from pipeline.broker.kafka import KafkaBroker
+
+            return KafkaBroker(url, settings or load({}))
+    raise SettingsError(f"broker {url!r}: no such kind of broker; write sqlite:///FILE or kafka://HOST:PORT")

@@ -1,8 +1,8 @@
 """What a broker is to the rest of the project: topics of ordered partitions, transactions, consumer groups.
 
-The words and the guarantees are Kafka's: a partition is an append-only log whose records have consecutive
-offsets from 0; a transaction writes records to any topics, and offsets of a consumer group, all or nothing;
-readers see committed records only.
+The words and the guarantees are Kafka's: a partition is an append-only log whose records have increasing offsets
+(with gaps where the broker keeps records of its own); a transaction writes records to any topics, and offsets of a
+consumer group, all or nothing; readers see committed records only.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,13 +25,15 @@ class Partition:
 class Topic:
     """What a topic should be.
 
-    ``partitions`` None: as many as it has, 1 when it is made. ``retention_records`` is the least number of newest
-    records that a partition keeps; None: as it is, all of them when it is made.
+    ``partitions`` None: as many as it has, 1 when it is made. ``retention_records`` and ``retention_bytes`` are the
+    least that a partition keeps of its newest records (each broker knows one of the two); None: as it is, all of them
+    when it is made.
     """
 
     name: str
     partitions: int | None = None
     retention_records: int | None = None
+    retention_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,7 @@ class Position:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """The offsets that a partition holds: from ``first`` up to, not including, ``end``."""
+    """The offsets that a partition holds: from ``first`` up to, not including, ``end``. Not all need have a record."""
 
     first: int
     end: int
@@ -106,13 +108,22 @@ class Producer(Protocol):
 
 
 class Consumer(Protocol):
-    """A member of a consumer group, reading one topic."""
+    """A member of a consumer group, reading one topic.
+
+    ``member`` and ``assignment`` change inside ``poll`` and nowhere else, and a poll in which they change returns no
+    messages: all that was handed out before belongs to the member of before. Of a partition that is lost, what was
+    not committed will be given to another member; commits in the name of a member gone by raise FencedError.
+    """
 
     @property
     def member(self) -> Member: ...
 
     @property
     def assignment(self) -> frozenset[Partition]: ...
+
+    @property
+    def rebalancing(self) -> bool:
+        """Whether the next poll may change the member: commit or abort before it."""
 
     def poll(self, max_records: int, timeout: float) -> list[Message]:
         """Up to ``max_records`` next messages; waits up to ``timeout`` seconds for the first one.
@@ -124,7 +135,7 @@ class Consumer(Protocol):
     def seek(self, partition: Partition, offset: int) -> None: ...
 
     def lag(self) -> dict[Partition, int]:
-        """Records of each assigned partition that this consumer has not been given yet."""
+        """Offsets of each assigned partition that this consumer has not come past yet."""
 
     def close(self) -> None: ...
 
@@ -147,7 +158,7 @@ class Broker(Protocol):
     def read(self, partition: Partition, start: int, stop: int) -> Iterator[Message]:
         """Committed messages with start <= offset < stop that are there now, in order, outside any group.
 
-        Raises TopicError, also if records are removed while this reads: what it gives has no gap.
+        Raises TopicError, also if records are removed while this reads: none is missing from what it gives.
         """
 
     def producer(self, transactional_id: str) -> Producer: ...

@@ -231,3 +231,5 @@ def _check(topic: Topic) -> None:
             f"topic {topic.name!r}: a retention of {topic.retention_records} records; keep 1 or more, "
             "or all of them (None)"
         )
+    if topic.retention_bytes is not None:
+        raise TopicError(f"topic {topic.name!r}: SQLite keeps by number of records; set retention, not retention_bytes")

@@ -42,6 +42,10 @@ class SqliteConsumer:
     def assignment(self) -> frozenset[Partition]:
         return frozenset(self._topic.parts)
 
+    @property
+    def rebalancing(self) -> bool:
+        return False
+
     def poll(self, max_records: int, timeout: float) -> list[Message]:
         """As in the protocol. A signal handler that raises while this waits raises KeyboardInterrupt here."""
         deadline = time.monotonic() + timeout

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -44,24 +44,34 @@ def digest_of(count: int, seed: int = 0) -> str:
 
 @dataclass(frozen=True)
 class Place:
-    """A folder with a broker's file and snapshots in it."""
+    """A folder for snapshots, and a broker: the embedded one in that folder, or one that others use too.
+
+    On such a one ``prefix`` begins the names of topics and groups.
+    """
 
     folder: Path
+    broker_url: str = ""
+    prefix: str = ""
 
     @property
     def url(self) -> str:
-        return f"sqlite:///{self.folder}/stream.db"
+        return self.broker_url or f"sqlite:///{self.folder}/stream.db"
+
+    @property
+    def group(self) -> str:
+        return f"{self.prefix}learn"
 
     def send(self, some: Iterable[Record], partitions: int = 1) -> None:
         with closing(connect(self.url)) as broker:
-            broker.ensure_topics([Topic("images", partitions)])
-            with closing(broker.producer("test")) as producer, producer.transaction() as transaction:
-                transaction.produce(some)
+            broker.ensure_topics([Topic(f"{self.prefix}images", partitions)])
+            with closing(broker.producer(f"{self.prefix}test")) as producer, producer.transaction() as transaction:
+                transaction.produce(replace(record, topic=self.prefix + record.topic) for record in some)
 
     def flags(self, *more: object) -> list[str]:
         """Of a small learner in this place."""
         return [
-            *("--broker", self.url, "--snapshots", str(self.folder / "snapshots"), "--filters", "4"),
+            *("--broker", self.url, "--topic-prefix", self.prefix, "--group", self.group),
+            *("--snapshots", str(self.folder / "snapshots"), "--filters", "4"),
             *("--backend", "blas", "--batch-size", "32", "--batch-wait", "0.05", "--metrics-port", "0", "--json"),
             *map(str, more),
         ]
@@ -91,19 +101,20 @@ class Place:
     def topic(self, name: str) -> list[Message]:
         """All messages of a topic."""
         with self.broker() as broker:
-            return [m for p, e in broker.extents(name).items() for m in broker.read(p, e.first, e.end)]
+            extents = broker.extents(self.prefix + name)
+            return [m for p, e in extents.items() for m in broker.read(p, e.first, e.end)]
 
     def position(self) -> int:
         """How far the learners have committed."""
         with self.broker() as broker:
-            return sum(position.offset for position in broker.committed("learn", "images").values())
+            return sum(p.offset for p in broker.committed(self.group, f"{self.prefix}images").values())
 
-    def predictions(self, group: str = "learn") -> list[dict[str, Any]]:
+    def predictions(self, group: str | None = None) -> list[dict[str, Any]]:
         served = [json.loads(message.value) for message in self.topic("predictions")]
-        return [one for one in served if one["group"] == group]
+        return [one for one in served if one["group"] == (group or self.group)]
 
-    def newest(self, group: str = "learn") -> Snapshot:
-        snapshot = Folder(self.folder / "snapshots" / group, 3).newest()
+    def newest(self) -> Snapshot:
+        snapshot = Folder(self.folder / "snapshots" / f"{self.prefix}{self.group}", 3).newest()
         assert snapshot is not None
         return snapshot
 

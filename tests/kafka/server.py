@@ -55,6 +55,7 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLL
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
 sasl.enabled.mechanisms=PLAIN
+connection.failed.authentication.delay.ms=0
 listener.name.login.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
 user_{user}="{password}";
 log.dirs={data}
@@ -67,6 +68,8 @@ transaction.state.log.num.partitions=2
 transaction.abort.timed.out.transaction.cleanup.interval.ms=1000
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
+broker.session.timeout.ms=2000
+broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 """
@@ -181,6 +184,10 @@ class Server:
     def login_url(self) -> str:
         """The same broker, where it wants ``USER`` and ``PASSWORD`` (SASL_PLAINTEXT, PLAIN)."""
         return f"kafka://127.0.0.1:{self.login_port}"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
         """Start it, or start it again on its data and ports. Returns when it answers."""

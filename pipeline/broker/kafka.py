@@ -1,0 +1,234 @@
+"""The broker on Apache Kafka 3.0 or newer, through kafka-python: transactions, groups of many consumers.
+
+Control records take offsets too: a range of offsets may hold fewer records than it is long, or none at all.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, TypeVar
+
+from kafka import KafkaAdminClient, errors
+from kafka import KafkaConsumer as Client
+from kafka.admin import OffsetSpec, TransactionState
+from kafka.protocol.consumer import IsolationLevel
+
+from pipeline.broker.kafka_connection import ANSWER_SECONDS, ATTEMPT_SECONDS, Connection
+from pipeline.broker.kafka_consumer import READING, KafkaConsumer, gone, message, place
+from pipeline.broker.kafka_producer import TRANSACTION_SECONDS, KafkaProducer, largest_batch
+from pipeline.broker.protocol import Extent, Message, Partition, Position, Topic
+from pipeline.errors import BrokerBusyError, TopicError
+from pipeline.settings import Settings
+
+PATIENCE = 30.0
+"""Seconds to wait for a broker at the start. Later on whoever is in trouble has a patience of its own."""
+
+STABLE_SECONDS = 2 * TRANSACTION_SECONDS
+"""How long a position may stay open: its transaction times out, and brokers look for that now and then."""
+
+POLL_MS = 20
+"""How soon a reader notices that nothing but control records is left."""
+
+_EXISTS = errors.TopicAlreadyExistsError.errno
+_LARGEST_SEGMENT = 1 << 30
+
+Made = TypeVar("Made", KafkaProducer, KafkaConsumer)
+
+
+class KafkaBroker:
+    """A connection to the brokers at ``kafka://HOST:PORT[,HOST:PORT...]``. For any thread, one at a time.
+
+    Parameters
+    ----------
+    patience
+        Seconds to wait for a broker that does not answer.
+
+    Raises SettingsError; BrokerBusyError if no broker answers, as does everything below; BrokerError if it refuses.
+    """
+
+    def __init__(self, url: str, settings: Settings, patience: float = PATIENCE) -> None:
+        self._connection = Connection(url, settings)
+        self._settings = settings
+        self._admin = self._connection.make(KafkaAdminClient, patience)
+        self._counts: dict[str, int] = {}
+        self._groups: dict[str, Any] = {}
+        self._close = ExitStack()
+        self._close.callback(self._admin.close)
+
+    def ensure_topics(self, topics: Iterable[Topic]) -> None:
+        """Create what does not exist; what exists keeps its configuration. Raises TopicError."""
+        wanted = {topic.name: topic for topic in topics}
+        request = {name: self._specification(topic) for name, topic in wanted.items()}
+        created = self._connection.ask("topics", partial(self._admin.create_topics, request, raise_errors=False))
+        for result in created["topics"]:
+            if result["error_code"] not in (0, _EXISTS):
+                raise TopicError(f"{self._connection.url}: topic {result['name']!r}: {result['error_message']}")
+        self._connection.ask("topics", partial(self._admin.wait_for_topics, list(wanted)))
+        for name, topic in wanted.items():
+            found = len(self._describe(name)["partitions"])
+            if topic.partitions not in (None, found):
+                raise TopicError(
+                    f"topic {name!r} in {self._connection.url} has {found} partitions, not {topic.partitions}; ask for "
+                    "as many as it has, or use another topic"
+                )
+
+    def topic_id(self, topic: str) -> str:
+        """A name that a topic made anew under the old name does not share. Raises TopicError."""
+        return str(self._describe(topic)["topic_id"])
+
+    def extents(self, topic: str) -> dict[Partition, Extent]:
+        """What each partition holds, up to the first record of an open transaction. Raises TopicError."""
+        parts = [Partition(topic, number) for number in range(self._partitions(topic))]
+        return {part: Extent(*span) for part, span in zip(parts, self._offsets(parts), strict=True)}
+
+    def committed(self, group: str, topic: str) -> dict[Partition, Position]:
+        """The group's committed positions. Waits for open transactions that would move them. Raises TopicError."""
+        parts = [Partition(topic, number) for number in range(self._partitions(topic))]
+        client, result = self._group(group), {}
+        for part in parts:
+            found = self._connection.ask(
+                f"positions of group {group!r}",
+                partial(client.committed, place(part), metadata=True, timeout_ms=int(1000 * STABLE_SECONDS)),
+            )
+            if found is not None:
+                result[part] = Position(found.offset, found.metadata or "")
+        return result
+
+    def read(self, partition: Partition, start: int, stop: int) -> Iterator[Message]:
+        """Committed messages with start <= offset < stop that are there now, in order. Raises TopicError.
+
+        Records that are removed while this reads raise TopicError too, so that none is missing.
+        """
+        count = self._partitions(partition.topic)
+        if not 0 <= partition.number < count:
+            raise TopicError(
+                f"topic {partition.topic!r} has no partition {partition.number}, only 0 to {count - 1}; "
+                "use one of those"
+            )
+        [(first, end)] = self._offsets([partition])
+        position, stop = max(start, first), min(stop, end)
+        if position < stop:
+            yield from self._read(partition, position, stop)
+
+    def producer(self, transactional_id: str) -> KafkaProducer:
+        """Take over the transactional id: older producers of that id are fenced, what they left open is aborted."""
+        record_bytes = self._settings.record_bytes
+        return self._made(
+            KafkaProducer(
+                self._connection, transactional_id, self._partitions, self._is_pending, record_bytes, ATTEMPT_SECONDS
+            )
+        )
+
+    def consumer(self, group: str, topic: str) -> KafkaConsumer:
+        """A new member of a group. Raises TopicError."""
+        self._partitions(topic)
+        timeout = self._settings.session_timeout
+        return self._made(KafkaConsumer(self._connection, group, topic, timeout, ATTEMPT_SECONDS))
+
+    def close(self) -> None:
+        """Close this connection, and the producers and consumers that came from it."""
+        self._close.close()
+
+    def _specification(self, topic: Topic) -> dict[str, object]:
+        if topic.retention_records is not None:
+            raise TopicError(
+                f"topic {topic.name!r}: Kafka keeps by size, not by number of records; set retention_bytes, "
+                "not retention"
+            )
+        largest = largest_batch(self._settings.record_bytes)
+        configs = {
+            "cleanup.policy": "delete",
+            "retention.ms": "-1",
+            "retention.bytes": "-1",
+            "max.message.bytes": str(largest),
+            "message.timestamp.type": "LogAppendTime",
+        }
+        if topic.retention_bytes is not None:  # whole segments are removed, so there have to be several
+            configs["retention.bytes"] = str(topic.retention_bytes)
+            configs["segment.bytes"] = str(max(largest, min(_LARGEST_SEGMENT, topic.retention_bytes // 4)))
+        return {
+            "num_partitions": topic.partitions or 1,
+            "replication_factor": self._settings.replication,
+            "configs": configs,
+        }
+
+    def _describe(self, topic: str) -> dict[str, Any]:
+        [found] = self._connection.ask(f"topic {topic!r}", lambda: self._admin.describe_topics([topic]))
+        if found["error_code"] in (errors.UnknownTopicOrPartitionError.errno, errors.InvalidTopicError.errno):
+            raise TopicError(
+                f"there is no topic {topic!r} in {self._connection.url}; check name and prefix, or start its producer "
+                "first"
+            )
+        with self._connection.errors(f"topic {topic!r}"):
+            if found["error_code"]:
+                raise errors.for_code(found["error_code"])(f"topic {topic!r}")
+        self._counts[topic] = len(found["partitions"])
+        result: dict[str, Any] = found
+        return result
+
+    def _partitions(self, topic: str) -> int:
+        """How many there are, asked for once. Raises TopicError if there is no such topic."""
+        if topic not in self._counts:
+            self._describe(topic)
+        return self._counts[topic]
+
+    def _is_pending(self, transactional_id: str) -> bool:
+        try:
+            found = self._admin.describe_transactions([transactional_id])[transactional_id]
+        except errors.RetriableError:
+            return True
+        return bool(found.state in (TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_ABORT))
+
+    def _offsets(self, partitions: list[Partition]) -> list[tuple[int, int]]:
+        """First offset and last stable offset of each."""
+        places = [place(partition) for partition in partitions]
+        ask = partial(self._connection.ask, f"offsets of {partitions[0].topic!r}")
+        first, end = (
+            ask(partial(self._admin.list_partition_offsets, dict.fromkeys(places, spec), IsolationLevel.READ_COMMITTED))
+            for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
+        )
+        return [(first[where].offset, end[where].offset) for where in places]
+
+    def _read(self, partition: Partition, position: int, stop: int) -> Iterator[Message]:
+        where = place(partition)
+        client = self._connection.make(Client, ATTEMPT_SECONDS, **READING)
+        try:
+            client.assign([where])
+            client.seek(where, position)
+            heard = time.monotonic()
+            while position < stop:
+                records = self._poll(client, partition)
+                yield from (message(record) for record in records if record.offset < stop)
+                # Where only control records are left, the position moves without a message.
+                if (now := client.position(where)) > position:
+                    position, heard = now, time.monotonic()
+                elif time.monotonic() - heard > ANSWER_SECONDS:
+                    raise BrokerBusyError(
+                        f"{self._connection.url}: {partition}: no answer for {ANSWER_SECONDS:g} s at offset "
+                        f"{position}; try again, or start the broker"
+                    )
+        finally:
+            client.close()
+
+    def _poll(self, client: Any, partition: Partition) -> list[Any]:
+        try:
+            with self._connection.errors(f"reading {partition}"):
+                return list(client.poll(POLL_MS).get(place(partition), []))
+        except Exception as error:
+            if isinstance(error.__cause__, errors.OffsetOutOfRangeError):
+                raise gone(client, error.__cause__) from error.__cause__
+            raise
+
+    def _group(self, group: str) -> Any:
+        """A client that asks for a group's positions, and never joins it."""
+        if group not in self._groups:
+            configs = READING | {"group_id": group}
+            self._groups[group] = self._connection.make(Client, ATTEMPT_SECONDS, **configs)
+            self._close.callback(self._groups[group].close)
+        return self._groups[group]
+
+    def _made(self, client: Made) -> Made:
+        closing: Callable[[], None] = client.close
+        self._close.callback(closing)
+        return client

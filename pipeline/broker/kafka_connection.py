@@ -1,0 +1,196 @@
+"""How brokers of Kafka are reached: addresses, login, patience; and the client library's errors as ours."""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from kafka import errors
+from kafka.net.compat import KafkaNetClient
+
+from pipeline.errors import (
+    BrokerBusyError,
+    BrokerError,
+    FencedError,
+    RecordTooLargeError,
+    SettingsError,
+    StorageError,
+    TopicError,
+)
+from pipeline.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
+
+ANSWER_SECONDS = 15.0
+"""How long one step may take before the broker counts as out of reach."""
+
+ATTEMPT_SECONDS = 3.0
+AGAIN_SECONDS = 0.05
+SHORTEST_WAIT, LONGEST_WAIT = 0.5, 5.0
+
+_ADDRESS = r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}"
+
+_FENCED = (
+    errors.ProducerFencedError,
+    errors.InvalidProducerEpochError,
+    errors.InvalidProducerIdMappingError,
+    errors.InvalidTxnStateError,
+    errors.CommitFailedError,
+    errors.IllegalGenerationError,
+    errors.UnknownMemberIdError,
+    errors.RebalanceInProgressError,
+)
+_TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
+_TOPIC = (errors.UnknownTopicOrPartitionError, errors.InvalidTopicError, errors.UnknownTopicIdError)
+_STORAGE = (errors.KafkaStorageError, errors.LogDirNotFoundError, errors.CorruptRecordError)
+_LOGIN = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
+
+
+class _Reasons(logging.Handler):
+    """Keeps why the last connection failed: the library tells its log, and raises a time-out.
+
+    The rest of what it logs comes to us as exceptions as well; on a terminal it would bury our own lines.
+    """
+
+    last = refused = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        text = record.getMessage()
+        if "connection to" in text and "failed: " in text:
+            self.last = text.partition("failed: ")[2]
+            if "Authentication" in self.last:  # a broker that refuses a login may hang up before it says so
+                self.refused = self.last
+
+
+_reasons = _Reasons(logging.WARNING)
+_library = logging.getLogger("kafka")
+_library.addHandler(_reasons)
+_library.propagate = False
+
+
+class Connection:
+    """The addresses in ``kafka://HOST:PORT[,HOST:PORT...]``, and how to log in there.
+
+    Raises SettingsError if that is no such URL, or half a login.
+    """
+
+    def __init__(self, url: str, settings: Settings) -> None:
+        found = re.fullmatch(rf"kafka://({_ADDRESS}(?:,{_ADDRESS})*)", url)
+        if not found:
+            raise SettingsError(f"broker {url!r}: write kafka://HOST:PORT, or several HOST:PORT with commas between")
+        self.url = url
+        self._configs: dict[str, object] = {
+            "bootstrap_servers": found[1].split(","),
+            "client_id": "marketstream",
+            "request_timeout_ms": 10_000,
+            "reconnect_backoff_max_ms": 1_000,
+            "security_protocol": settings.kafka_security_protocol,
+            "ssl_cafile": None if settings.kafka_ca_file is None else str(settings.kafka_ca_file),
+        }
+        if settings.kafka_security_protocol.startswith("SASL"):
+            if settings.kafka_username is None or settings.kafka_password is None:
+                raise SettingsError(
+                    f"{settings.kafka_security_protocol} needs a login: set kafka_username and kafka_password"
+                )
+            self._configs |= {
+                "sasl_mechanism": settings.kafka_sasl_mechanism,
+                "sasl_plain_username": settings.kafka_username,
+                "sasl_plain_password": settings.kafka_password.get_secret_value(),
+            }
+
+    def make(self, kind: Any, patience: float, **configs: object) -> Any:
+        """A client of kafka-python, connected. ``kind`` is its class.
+
+        Tries again for ``patience`` seconds, with longer and longer waits. Raises BrokerBusyError if nobody
+        answers, BrokerError if the login is refused.
+        """
+        deadline, wait = time.monotonic() + patience, SHORTEST_WAIT
+        _reasons.refused = ""
+        while True:
+            try:
+                return self._attempt(kind, configs)
+            except errors.KafkaTimeoutError:
+                reason = _reasons.last or "no answer"
+            if _reasons.refused:
+                raise BrokerError(
+                    f"{self.url}: the login was refused ({_reasons.refused}); check user name, password, mechanism"
+                )
+            if time.monotonic() + wait > deadline:
+                raise BrokerBusyError(
+                    f"{self.url}: no Kafka answered within {patience:g} s ({reason}, with "
+                    f"{self._configs['security_protocol']}); check address, port and login, start the broker, or set "
+                    "kafka_security_protocol"
+                )
+            log.warning("%s does not answer (%s); trying again in %.1f s", self.url, reason, wait)
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def _attempt(self, kind: Any, configs: dict[str, object]) -> Any:
+        made: list[KafkaNetClient] = []
+
+        def network(**given: object) -> KafkaNetClient:
+            made.append(KafkaNetClient(**given))
+            return made[0]
+
+        _reasons.last = ""
+        milliseconds = int(1000 * ATTEMPT_SECONDS)
+        try:
+            return kind(kafka_client=network, bootstrap_timeout_ms=milliseconds, **self._configs, **configs)
+        except BaseException:
+            for client in made:  # its constructor leaves the thread running
+                client.close()
+            raise
+
+    def ask(self, doing: str, question: Callable[[], Answer]) -> Answer:
+        """The answer to a question that may be asked again: so it is, while brokers come and go.
+
+        Raises BrokerBusyError after ANSWER_SECONDS, and the library's other errors as ours.
+        """
+        deadline = time.monotonic() + ANSWER_SECONDS
+        with self.errors(doing):
+            while True:
+                try:
+                    return question()
+                except errors.RetriableError as error:
+                    if isinstance(error, _TOPIC) or time.monotonic() > deadline:
+                        raise
+                    time.sleep(AGAIN_SECONDS)
+
+    @contextmanager
+    def errors(self, doing: str) -> Iterator[None]:
+        """Raise the library's errors as ours."""
+        try:
+            yield
+        except (errors.KafkaError, ValueError) as error:
+            raise self.translated(error, doing) from error
+
+    def translated(self, error: Exception, doing: str) -> BrokerError:
+        """The error to raise; nothing that was asked for was done."""
+        where = f"{self.url}: {doing}: "
+        match error:
+            case errors.KafkaError() if isinstance(error, _FENCED):
+                return FencedError(
+                    f"{where}another process took over, or the transaction was open for too long ({error}); nothing of "
+                    "it was written; start anew from the committed positions"
+                )
+            case errors.KafkaError() if isinstance(error, _TOO_LARGE):
+                return RecordTooLargeError(
+                    f"{where}the broker takes no records as large as this ({error}); raise the topic's "
+                    "max.message.bytes, and record_bytes for new topics"
+                )
+            case errors.KafkaError() if isinstance(error, _TOPIC):
+                return TopicError(f"{where}{error}; check name and prefix, or start its producer first")
+            case errors.KafkaError() if isinstance(error, _STORAGE):
+                return StorageError(f"{where}{error}; look at the broker's disks and log")
+            case errors.AuthorizationError() | errors.TransactionalIdAuthorizationFailedError():
+                return BrokerError(f"{where}not allowed ({error}); give this user the right to do it")
+            case errors.KafkaError() if isinstance(error, _LOGIN):
+                return BrokerError(f"{where}the login was refused ({error}); check user name, password, mechanism")
+            case errors.KafkaError() if error.retriable:
+                return BrokerBusyError(f"{where}no answer ({error}); try again, or start the broker")
+            case _:
+                return BrokerError(f"{where}refused ({error}); look at the broker's log")
