@@ -41,7 +41,8 @@ STAND_BY = 1.0
 """Seconds between two looks at which partitions a waiting learner has."""
 
 SETTINGS = (
-    *("broker", "topic_prefix", "partitions", "retention", "group", "seed", "filters", "backend"),
+    *("broker", "topic_prefix", "partitions", "retention", "retention_bytes", "replication", "session_timeout"),
+    *("group", "seed", "filters", "backend"),
     *("batch_size", "batch_wait", "window", "snapshots", "snapshot_images", "snapshots_kept"),
     *("metrics_host", "metrics_port"),
 )
@@ -87,7 +88,7 @@ def work(
     topics = Topics(settings.topic_prefix)
     filters = Filters(settings.seed, settings.filters)
     trunk = make(filters, settings.backend, settings.batch_size)  # compiles: before joining the group
-    broker.ensure_topics(topics.specifications(settings.partitions, settings.retention))
+    broker.ensure_topics([topics.source(settings), *topics.results()])
     group = settings.group + ("-frozen" if arguments.freeze else "")
     recovery = Recovery(broker, topics, group, filters, trunk, settings.window, settings.batch_size, arguments.freeze)
     metrics = Metrics(CollectorRegistry())

@@ -97,10 +97,15 @@ class Ledger:
     def equations(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """A, of which only the upper triangle counts, and T: ``float64[D, D]``, ``float64[D, C]``, copies."""
         self._square()
-        A = self._A.astype(np.float64)
-        A += self._offsets
-        A += self._offsets[:, None]
+        A = np.empty_like(self._A, np.float64)
+        each(partial(self._read_tile, A), self._tiles)
         return A, np.array(self._T, np.float64).reshape(-1, self.width).T
+
+    def _read_tile(self, A: NDArray[np.float64], tile: tuple[slice, slice]) -> None:
+        rows, columns = tile
+        A[tile] = self._A[tile]
+        A[tile] += self._offsets[rows, None]
+        A[tile] += self._offsets[columns]
 
 
 def _unpacked(packed: Integers, width: int) -> Integers:

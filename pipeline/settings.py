@@ -39,7 +39,10 @@ class Settings(BaseSettings):
     replication: int = Field(1, ge=1, le=32767, description="brokers that hold each partition, when it is made (Kafka)")
     record_bytes: int = Field(16 << 20, ge=1024, le=64 << 20, description="largest record, in bytes (Kafka)")
     session_timeout: float = Field(
-        10.0, ge=1, le=1800, description="seconds until a learner that is gone is replaced (Kafka)"
+        10.0,
+        ge=1,
+        le=1800,
+        description="seconds until a learner that is gone is replaced (Kafka; most brokers take 6 to 1800)",
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="encryption and login"

@@ -8,6 +8,7 @@ import orjson
 
 from pipeline.broker import Message, Partition, Record, Topic
 from pipeline.records import ImageRecord
+from pipeline.settings import Settings
 
 SCHEMA = 1
 """Version of the JSON of predictions and journal, in their field ``v``."""
@@ -35,10 +36,13 @@ class Topics:
     def dead_letters(self) -> str:
         return self.prefix + "dead-letters"
 
-    def specifications(self, partitions: int | None, retention: int | None) -> list[Topic]:
-        """All topics as they should be made; retention is that of ``images``."""
-        results = [Topic(name) for name in (self.predictions, self.updates, self.dead_letters)]
-        return [Topic(self.images, partitions, retention), *results]
+    def source(self, settings: Settings) -> Topic:
+        """The topic ``images`` as the settings want it."""
+        return Topic(self.images, settings.partitions, settings.retention, settings.retention_bytes)
+
+    def results(self) -> list[Topic]:
+        """The topics that a learner writes to."""
+        return [Topic(name) for name in (self.predictions, self.updates, self.dead_letters)]
 
 
 def prediction(

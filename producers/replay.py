@@ -190,7 +190,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     max_lag = None if lag is None else MaxLag(lag, settings.group)
     scenario = load(options.scenario, seed, images)
     stream = plan(scenario, load_splits(scenario, settings), options.run)
-    topic = Topic(Topics(settings.topic_prefix).images, settings.partitions, settings.retention)
+    topic = Topics(settings.topic_prefix).source(settings)
     with (
         closing(connect(settings.broker, settings)) as broker,
         cli.stop_on_signals() as stop,
@@ -204,8 +204,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    flags = ("broker", "topic_prefix", "partitions", "retention", "group", "data", "cache")
-    parser = cli.parser("Replay a scenario into the topic images.", *flags)
+    topic = ("broker", "topic_prefix", "partitions", "retention", "retention_bytes", "replication")
+    parser = cli.parser("Replay a scenario into the topic images.", *topic, "group", "data", "cache")
     parser.add_argument("scenario", metavar="SCENARIO", help="a shipped scenario's name, or a file")
     for flag, metavar, about in (
         ("--images", "N", "how many images, instead of as many as the scenario has"),

@@ -160,7 +160,7 @@ class KafkaBroker:
                 f"there is no topic {topic!r} in {self._connection.url}; check name and prefix, or start its producer "
                 "first"
             )
-        with self._connection.errors(f"topic {topic!r}"):
+        with self._connection.translating(f"topic {topic!r}"):
             if found["error_code"]:
                 raise errors.for_code(found["error_code"])(f"topic {topic!r}")
         self._counts[topic] = len(found["partitions"])
@@ -212,13 +212,11 @@ class KafkaBroker:
             client.close()
 
     def _poll(self, client: Any, partition: Partition) -> list[Any]:
-        try:
-            with self._connection.errors(f"reading {partition}"):
+        with self._connection.translating(f"reading {partition}"):
+            try:
                 return list(client.poll(POLL_MS).get(place(partition), []))
-        except Exception as error:
-            if isinstance(error.__cause__, errors.OffsetOutOfRangeError):
-                raise gone(client, error.__cause__) from error.__cause__
-            raise
+            except errors.OffsetOutOfRangeError as error:
+                raise gone(client, error) from error
 
     def _group(self, group: str) -> Any:
         """A client that asks for a group's positions, and never joins it."""

@@ -34,20 +34,47 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.5, 5.0
 
 _ADDRESS = r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}"
 
-_FENCED = (
-    errors.ProducerFencedError,
-    errors.InvalidProducerEpochError,
-    errors.InvalidProducerIdMappingError,
-    errors.InvalidTxnStateError,
-    errors.CommitFailedError,
-    errors.IllegalGenerationError,
-    errors.UnknownMemberIdError,
-    errors.RebalanceInProgressError,
-)
-_TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
-_TOPIC = (errors.UnknownTopicOrPartitionError, errors.InvalidTopicError, errors.UnknownTopicIdError)
-_STORAGE = (errors.KafkaStorageError, errors.LogDirNotFoundError, errors.CorruptRecordError)
 _LOGIN = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
+_TOPIC = (errors.UnknownTopicOrPartitionError, errors.UnknownTopicIdError, errors.InvalidTopicError)
+
+_TRANSLATIONS: list[tuple[tuple[type[errors.KafkaError], ...], type[BrokerError], str]] = [
+    (
+        (
+            errors.ProducerFencedError,
+            errors.InvalidProducerEpochError,
+            errors.InvalidProducerIdMappingError,
+            errors.InvalidTxnStateError,
+            errors.CommitFailedError,
+            errors.IllegalGenerationError,
+            errors.UnknownMemberIdError,
+            errors.RebalanceInProgressError,
+        ),
+        FencedError,
+        "another process took over, or the transaction was open for too long; nothing of it was written; start anew "
+        "from the committed positions",
+    ),
+    (
+        (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError),
+        RecordTooLargeError,
+        "raise the topic's max.message.bytes, and record_bytes for new topics",
+    ),
+    (_TOPIC, TopicError, "check name and prefix, or start its producer first"),
+    (
+        (
+            errors.KafkaStorageError,
+            errors.LogDirNotFoundError,
+            errors.CorruptRecordError,
+            errors.LogTruncationError,
+        ),
+        StorageError,
+        "look at the broker's disks and log",
+    ),
+    ((errors.AuthorizationError,), BrokerError, "give this user the right to do it"),
+    (_LOGIN, BrokerError, "check user name, password and mechanism"),
+    ((errors.RetriableError,), BrokerBusyError, "try again, or start the broker"),
+    ((errors.KafkaError,), BrokerError, "look at the broker's log"),
+]
+"""The library's errors, ours, and what to do about them: the first that fits."""
 
 
 class _Reasons(logging.Handler):
@@ -82,6 +109,10 @@ class Connection:
         found = re.fullmatch(rf"kafka://({_ADDRESS}(?:,{_ADDRESS})*)", url)
         if not found:
             raise SettingsError(f"broker {url!r}: write kafka://HOST:PORT, or several HOST:PORT with commas between")
+        if settings.kafka_ca_file is not None and not settings.kafka_ca_file.is_file():
+            raise SettingsError(
+                f"kafka_ca_file {settings.kafka_ca_file}: no such file; give one with certificates in PEM"
+            )
         self.url = url
         self._configs: dict[str, object] = {
             "bootstrap_servers": found[1].split(","),
@@ -112,8 +143,9 @@ class Connection:
         _reasons.refused = ""
         while True:
             try:
-                return self._attempt(kind, configs)
-            except errors.KafkaTimeoutError:
+                with self.translating("connecting"):
+                    return self._attempt(kind, configs)
+            except BrokerBusyError:
                 reason = _reasons.last or "no answer"
             if _reasons.refused:
                 raise BrokerError(
@@ -151,7 +183,7 @@ class Connection:
         Raises BrokerBusyError after ANSWER_SECONDS, and the library's other errors as ours.
         """
         deadline = time.monotonic() + ANSWER_SECONDS
-        with self.errors(doing):
+        with self.translating(doing):
             while True:
                 try:
                     return question()
@@ -161,36 +193,14 @@ class Connection:
                     time.sleep(AGAIN_SECONDS)
 
     @contextmanager
-    def errors(self, doing: str) -> Iterator[None]:
+    def translating(self, doing: str) -> Iterator[None]:
         """Raise the library's errors as ours."""
         try:
             yield
-        except (errors.KafkaError, ValueError) as error:
+        except errors.KafkaError as error:
             raise self.translated(error, doing) from error
 
-    def translated(self, error: Exception, doing: str) -> BrokerError:
+    def translated(self, error: errors.KafkaError, doing: str) -> BrokerError:
         """The error to raise; nothing that was asked for was done."""
-        where = f"{self.url}: {doing}: "
-        match error:
-            case errors.KafkaError() if isinstance(error, _FENCED):
-                return FencedError(
-                    f"{where}another process took over, or the transaction was open for too long ({error}); nothing of "
-                    "it was written; start anew from the committed positions"
-                )
-            case errors.KafkaError() if isinstance(error, _TOO_LARGE):
-                return RecordTooLargeError(
-                    f"{where}the broker takes no records as large as this ({error}); raise the topic's "
-                    "max.message.bytes, and record_bytes for new topics"
-                )
-            case errors.KafkaError() if isinstance(error, _TOPIC):
-                return TopicError(f"{where}{error}; check name and prefix, or start its producer first")
-            case errors.KafkaError() if isinstance(error, _STORAGE):
-                return StorageError(f"{where}{error}; look at the broker's disks and log")
-            case errors.AuthorizationError() | errors.TransactionalIdAuthorizationFailedError():
-                return BrokerError(f"{where}not allowed ({error}); give this user the right to do it")
-            case errors.KafkaError() if isinstance(error, _LOGIN):
-                return BrokerError(f"{where}the login was refused ({error}); check user name, password, mechanism")
-            case errors.KafkaError() if error.retriable:
-                return BrokerBusyError(f"{where}no answer ({error}); try again, or start the broker")
-            case _:
-                return BrokerError(f"{where}refused ({error}); look at the broker's log")
+        ours, advice = next((ours, advice) for kinds, ours, advice in _TRANSLATIONS if isinstance(error, kinds))
+        return ours(f"{self.url}: {doing}: {error}; {advice}")

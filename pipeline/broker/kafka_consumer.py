@@ -73,7 +73,7 @@ class KafkaConsumer:
         self._member, self._assignment = Member(group), frozenset[Partition]()
         try:
             self._client.subscribe([topic])
-            with connection.errors(f"topic {topic!r}"):
+            with connection.translating(f"topic {topic!r}"):
                 self._client.partitions_for_topic(topic)  # or a first generation would share out no partitions
             deadline = time.monotonic() + JOIN_SECONDS
             while self._member.generation < 0 and time.monotonic() < deadline:
@@ -120,7 +120,7 @@ class KafkaConsumer:
             ) from error
 
     def lag(self) -> dict[Partition, int]:
-        with self._connection.errors(f"lag of group {self._group!r}"):
+        with self._connection.translating(f"lag of group {self._group!r}"):
             places = [place(partition) for partition in self._assignment]
             ends = self._client.end_offsets(places, 1000 * ANSWER_SECONDS) if places else {}
             positions = {where: self._position(where) for where in ends if where in self._client.assignment()}
@@ -134,18 +134,15 @@ class KafkaConsumer:
         self._client.close(autocommit=False, timeout_ms=3000)
 
     def _fetch(self, milliseconds: float, max_records: int) -> dict[TopicPartition, list[Any]]:
-        try:
-            with self._connection.errors(f"topic {self._topic!r}"):
+        with self._connection.translating(f"topic {self._topic!r}"):
+            try:
                 found: dict[TopicPartition, list[Any]] = self._client.poll(milliseconds, max_records)
-                return found
-        except BaseException as error:
-            match error.__cause__:
-                case errors.NoOffsetForPartitionError() as missing:
-                    self._client.seek_to_beginning(*missing.args[0])
-                    return {}
-                case errors.OffsetOutOfRangeError() as outside:
-                    raise gone(self._client, outside) from outside
-            raise
+            except errors.NoOffsetForPartitionError as error:
+                self._client.seek_to_beginning(*error.args[0])
+                return {}
+            except errors.OffsetOutOfRangeError as error:
+                raise gone(self._client, error) from error
+        return found
 
     def _position(self, where: TopicPartition) -> int | None:
         try:

@@ -131,7 +131,7 @@ class KafkaProducer:
         self._manager = self._client._transaction_manager
         self._manager._supports_epoch_bump = lambda: False
         try:
-            with connection.errors(f"transactional id {transactional_id!r}"):
+            with connection.translating(f"transactional id {transactional_id!r}"):
                 self._client.init_transactions()
         except BaseException:
             self.close()
@@ -209,7 +209,7 @@ class KafkaProducer:
         except errors.KafkaError as error:
             raise self._give_up(self._error(error)) from error
 
-    def _error(self, error: Exception) -> BrokerError:
+    def _error(self, error: errors.KafkaError) -> BrokerError:
         # After the first failure the library only says that there was one.
         return self._connection.translated(self._manager.last_error or error, f"transactional id {self._id!r}")
 

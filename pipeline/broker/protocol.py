@@ -96,7 +96,10 @@ class Transaction(Protocol):
 
 
 class Producer(Protocol):
-    """Writes, in transactions. A newer producer with the same transactional id fences this one."""
+    """Writes, in transactions. A newer producer with the same transactional id fences this one.
+
+    After an error of the broker make a new one: it settles what became of the last transaction.
+    """
 
     def transaction(self) -> AbstractContextManager[Transaction]:
         """Commit at the end of the block, abort if the block raises.
