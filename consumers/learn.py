@@ -95,9 +95,11 @@ def work(
     worker = Worker(broker, topics, metrics, None if arguments.freeze else folder, settings)
     display = Display(worker)
     with ExitStack() as shown:
-        for first, session in enumerate(_sessions(stop)):
-            with session, _attached(worker, recovery, folder, base, stop, newcomer=first == 0):
-                if first == 0:  # not before: the first scrape must not be empty
+        newcomer = True
+        for session in _sessions(stop):
+            with session, _attached(worker, recovery, folder, base, stop, newcomer):
+                if newcomer:  # not before: the first scrape must not be empty
+                    newcomer = False
                     metrics.watch(worker)
                     address = settings.metrics_host, settings.metrics_port
                     port = shown.enter_context(serving(metrics.registry, *address, worker.healthy))
