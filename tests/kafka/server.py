@@ -18,10 +18,12 @@ import uuid
 from pathlib import Path
 
 from filelock import FileLock
+from kafka import KafkaAdminClient
 
 from pipeline import cli
-from pipeline.errors import MarketstreamError
-from pipeline.settings import load
+from pipeline.broker.kafka_connection import Connection
+from pipeline.errors import BrokerError, MarketstreamError
+from pipeline.settings import Settings, load
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,6 @@ listener.security.protocol.map=PLAINTEXT:PLAINTEXT,LOGIN:SASL_PLAINTEXT,CONTROLL
 inter.broker.listener.name=PLAINTEXT
 controller.listener.names=CONTROLLER
 sasl.enabled.mechanisms=PLAIN
-connection.failed.authentication.delay.ms=0
 listener.name.login.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required \
 user_{user}="{password}";
 log.dirs={data}
@@ -174,6 +175,8 @@ class Server:
                         raise
         except BaseException:
             self.kill()
+            if not self.log.exists():  # else it is named in the error
+                shutil.rmtree(self._folder)
             raise
 
     @property
@@ -225,8 +228,9 @@ class Server:
                 port=self.port, login=self.login_port, controller=controller, data=data, user=USER, password=PASSWORD
             )
         )
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-        command = self._java("kafka.tools.StorageTool", "format", "-t", cluster, "-c", properties)
+        self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        # As an option of its own: the name may begin with a hyphen.
+        command = self._java("kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster}", "-c", properties)
         done = _run(command, self._folder, "Java")
         if done.returncode:
             raise KafkaUnavailableError(f"Kafka could not format {data}: {_last_line(done.stdout)}")
@@ -239,8 +243,12 @@ class Server:
         assert self._process is not None
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1.0):
-                return
+            with contextlib.suppress(OSError, BrokerError):
+                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+                connection = Connection(self.url, Settings(kafka_security_protocol="PLAINTEXT"))
+                with contextlib.closing(connection.make(KafkaAdminClient, 0.0)) as admin:
+                    if admin.describe_cluster()["cluster_id"] == self._cluster:  # and not another one at this port
+                        return
             time.sleep(0.05)
         self.kill()
         raise KafkaUnavailableError(f"Kafka did not come up ({_last_line(self.log.read_text())}); see {self.log}")

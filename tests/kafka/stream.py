@@ -1,0 +1,15 @@
+"""Numbers, written and read."""
+
+from collections.abc import Iterable
+from contextlib import closing
+
+from pipeline.broker import Broker, Record
+
+
+def write(broker: Broker, topic: str, numbers: Iterable[int], partition: int = 0) -> None:
+    with closing(broker.producer("writer")) as producer, producer.transaction() as transaction:
+        transaction.produce(Record(topic, b"%d" % number, partition=partition) for number in numbers)
+
+
+def everything(broker: Broker, topic: str) -> list[int]:
+    return [int(m.value) for part, span in broker.extents(topic).items() for m in broker.read(part, 0, span.end)]
