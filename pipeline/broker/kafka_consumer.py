@@ -145,12 +145,12 @@ class KafkaConsumer:
         return found
 
     def _position(self, where: TopicPartition) -> int | None:
-        try:
-            position: int | None = self._client.position(where, 1000 * ANSWER_SECONDS)
-        except errors.NoOffsetForPartitionError:
-            self._client.seek_to_beginning(where)
-            position = self._client.position(where, 1000 * ANSWER_SECONDS)
-        return position
+        while True:  # the error names any partition that has no position, not just the one asked for
+            try:
+                position: int | None = self._client.position(where, 1000 * ANSWER_SECONDS)
+                return position
+            except errors.NoOffsetForPartitionError as error:
+                self._client.seek_to_beginning(*error.args[0])
 
     def _has_changed(self) -> bool:
         """Take over what the library knows of the membership."""

@@ -22,7 +22,6 @@ from pipeline.broker.sqlite_consumer import SqliteConsumer
 from pipeline.broker.sqlite_database import BUSY_TIMEOUT, Database
 from pipeline.broker.sqlite_log import (
     MAX_PARTITIONS,
-    Row,
     StoredTopic,
     append,
     extent,
@@ -41,15 +40,14 @@ class SqliteTransaction:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._topics: dict[str, StoredTopic] = {}
-        self._rows: defaultdict[int, list[Row]] = defaultdict(list)
+        self._records: defaultdict[int, list[bytes]] = defaultdict(list)
         self._positions: list[tuple[Member, int, int, Position]] = []
 
     def produce(self, records: Iterable[Record]) -> None:
         """Append records, all of them or, if one is refused, none. Raises TopicError, RecordTooLargeError."""
-        timestamp = time.time_ns() // 1_000_000
-        rows = [(self._topic(record.topic).low_for(record), pack(record, timestamp)) for record in records]
-        for low, row in rows:
-            self._rows[low].append(row)
+        packed = [(self._topic(record.topic).low_for(record), pack(record)) for record in records]
+        for low, record in packed:
+            self._records[low].append(record)
 
     def commit_offsets(self, member: Member, positions: Mapping[Partition, Position]) -> None:
         """Move the group's positions with the transaction. Raises TopicError.
@@ -67,8 +65,9 @@ class SqliteTransaction:
             self._fence(connection, "producers", "epoch", transactional_id, epoch)
             for member in {member for member, *_ in self._positions if member.generation >= 0}:
                 self._fence(connection, "groups", "generation", member.group, member.generation)
-            for low, rows in self._rows.items():
-                append(connection, low, rows)
+            now = time.time_ns() // 1_000_000
+            for low, records in self._records.items():
+                append(connection, low, records, now)
             connection.executemany(
                 "INSERT OR REPLACE INTO positions VALUES (?, ?, ?, ?, ?)",
                 ((m.group, topic, number, p.offset, p.note) for m, topic, number, p in self._positions),

@@ -12,10 +12,10 @@ from filelock import FileLock, Timeout
 from pipeline.errors import BrokerBusyError, MarketstreamError, StorageError
 
 APPLICATION = int.from_bytes(b"mkst")
-VERSION = 1
+VERSION = 2
 BUSY_TIMEOUT = 5.0
 
-# 16 kB pages hold a dozen images each. A checkpoint every 32 MB of them keeps the WAL small, and rare enough
+# A checkpoint every 32 MB of them keeps the WAL small, and rare enough
 # that its two fsyncs don't show. Records are public, so deleted ones need not be wiped.
 _PRAGMAS = (
     "page_size = 16384",
@@ -26,7 +26,7 @@ _PRAGMAS = (
     "secure_delete = OFF",
 )
 
-# records.id is topic << 50 | partition << 40 | offset (see sqlite_log): a table clustered by partition and
+# records.id is topic << 50 | partition << 40 | first offset (see sqlite_log): a table clustered by partition and
 # offset, with keys of eight bytes. A WITHOUT ROWID table was slower by a third both to write and to read.
 _SCHEMA = """
     CREATE TABLE topics (
@@ -38,6 +38,7 @@ _SCHEMA = """
     );
     CREATE TABLE records (
         id INTEGER PRIMARY KEY,
+        count INTEGER NOT NULL,
         timestamp INTEGER NOT NULL,
         body BLOB NOT NULL,
         checksum INTEGER NOT NULL
@@ -127,10 +128,10 @@ class Database:
         self._connection.execute("COMMIT")
         if application != APPLICATION and tables:
             raise StorageError(f"{self.path}: the database of another program; give another file")
-        if version > VERSION:
+        if tables and version != VERSION:
             raise StorageError(
-                f"{self.path}: written by a newer marketstream (schema {version}, this one knows {VERSION}); "
-                "update marketstream, or give another file"
+                f"{self.path}: written by another marketstream (schema {version}, this one knows {VERSION}); "
+                "use that version, or give another file"
             )
         return not tables
 

@@ -5,7 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,7 @@ class Place:
         with closing(connect(self.url)) as broker:
             broker.ensure_topics([Topic(f"{self.prefix}images", partitions)])
             with closing(broker.producer(f"{self.prefix}test")) as producer, producer.transaction() as transaction:
-                transaction.produce(replace(record, topic=self.prefix + record.topic) for record in some)
+                transaction.produce(record._replace(topic=self.prefix + record.topic) for record in some)
 
     def flags(self, *more: object) -> list[str]:
         """Of a small learner in this place."""
