@@ -88,7 +88,7 @@ def stream(place: Place, name: str, images: int, as_json: bool) -> None:
     common = ("--broker", place.broker, "--topic-prefix", place.prefix, "--group", place.group)
     log = place.folder / "producer.log"
     with log.open("wb") as file:
-        ahead = ("--max-lag", str(MOST_AHEAD), "--images", str(images))
+        ahead = ("--max-lag", str(MOST_AHEAD), "--images", str(images), "--producer-metrics-port", "0")
         send = start("producers.replay", name, *common, *ahead, stdout=file, stderr=file)
     flags = ("--snapshots", str(place.folder / "snapshots"), "--metrics-port", "0", *(["--json"] if as_json else []))
     learn = start("consumers.learn", *common, "--images", str(images), *flags)

@@ -20,13 +20,13 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from consumers.display import Display, class_table, summary
-from consumers.server import serving
 from consumers.state import Recovery
 from consumers.worker import Worker
 from pipeline import cli, snapshots
 from pipeline.broker import Broker, Consumer, Partition, connect
 from pipeline.errors import BrokerBusyError, FencedError, GroupBusyError, OutcomeUnknownError, SnapshotError
 from pipeline.metrics import Metrics
+from pipeline.server import serving
 from pipeline.settings import Settings
 from pipeline.snapshots import Folder, Snapshot
 from pipeline.topics import Topics
@@ -36,6 +36,9 @@ log = logging.getLogger(__name__)
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.5, 10.0
 """Seconds between two tries where the broker is in trouble."""
+
+TROUBLES = {BrokerBusyError: "busy", FencedError: "fenced", OutcomeUnknownError: "unknown"}
+"""What passes, and as which kind it is counted."""
 
 STAND_BY = 1.0
 """Seconds between two looks at which partitions a waiting learner has."""
@@ -90,20 +93,21 @@ def work(
     trunk = make(filters, settings.backend, settings.batch_size)  # compiles: before joining the group
     broker.ensure_topics([topics.source(settings), *topics.results()])
     group = settings.group + ("-frozen" if arguments.freeze else "")
-    recovery = Recovery(broker, topics, group, filters, trunk, settings.window, settings.batch_size, arguments.freeze)
     metrics = Metrics(CollectorRegistry())
     worker = Worker(broker, topics, metrics, None if arguments.freeze else folder, settings)
+    sizes = settings.window, settings.batch_size
+    recovery = Recovery(broker, topics, group, filters, trunk, *sizes, arguments.freeze, worker.came_round)
     display = Display(worker)
     with ExitStack() as shown:
+        address = settings.metrics_host, settings.metrics_port
+        port = shown.enter_context(serving(metrics.registry, *address, worker.healthy))
+        log.info("metrics at http://%s:%d/metrics", settings.metrics_host, port)
         newcomer = True
-        for session in _sessions(stop):
+        for session in _sessions(stop, worker, metrics):
             with session, _attached(worker, recovery, folder, base, stop, newcomer):
-                if newcomer:  # not before: the first scrape must not be empty
+                if newcomer:
                     newcomer = False
                     metrics.watch(worker)
-                    address = settings.metrics_host, settings.metrics_port
-                    port = shown.enter_context(serving(metrics.registry, *address, worker.healthy))
-                    log.info("metrics at http://%s:%d/metrics", settings.metrics_host, port)
                     shown.enter_context(display.shown())
                 worker.run(stop, arguments.images, display.update)
                 break
@@ -120,7 +124,7 @@ def _attached(
     """Join the group, recover its state, and leave the group at the end."""
     broker, images, group = recovery.broker, recovery.topics.images, recovery.group
     with closing(broker.consumer(group, images)) as consumer:
-        _await_partitions(consumer, set(broker.extents(images)), stop, newcomer)
+        _await_partitions(consumer, worker, set(broker.extents(images)), stop, newcomer)
         # Only now: whoever had the partitions before is fenced from here on.
         with closing(broker.producer(f"{images}.{group}")) as producer:
             worker.attach(consumer, producer, recovery.state(folder, base))
@@ -130,13 +134,16 @@ def _attached(
                 worker.detach()
 
 
-def _await_partitions(consumer: Consumer, wanted: set[Partition], stop: threading.Event, newcomer: bool) -> None:
+def _await_partitions(
+    consumer: Consumer, worker: Worker, wanted: set[Partition], stop: threading.Event, newcomer: bool
+) -> None:
     """Stand by until this learner has all partitions: its sums are those of the whole topic.
 
     Raises GroupBusyError for a newcomer that is given some of them: the learner that is at work needs them all.
     """
     said = False
     while consumer.assignment != wanted and not stop.is_set():
+        worker.came_round()
         if consumer.assignment and newcomer:
             raise GroupBusyError(
                 f"group {consumer.member.group} has another learner; a group learns with one learner at a time: "
@@ -148,7 +155,7 @@ def _await_partitions(consumer: Consumer, wanted: set[Partition], stop: threadin
             said = True
 
 
-def _sessions(stop: threading.Event) -> Iterator[AbstractContextManager[None]]:
+def _sessions(stop: threading.Event, worker: Worker, metrics: Metrics) -> Iterator[AbstractContextManager[None]]:
     """One session after the other, each of which may end in trouble with the broker, with longer and longer waits."""
     delay = SHORTEST_WAIT
 
@@ -158,13 +165,16 @@ def _sessions(stop: threading.Event) -> Iterator[AbstractContextManager[None]]:
         begun = time.monotonic()
         try:
             yield
-        except (BrokerBusyError, FencedError, OutcomeUnknownError) as error:
+        except tuple(TROUBLES) as error:
+            metrics.broker_errors.labels(TROUBLES[type(error)]).inc()
             delay = SHORTEST_WAIT if time.monotonic() - begun > LONGEST_WAIT else min(2 * delay, LONGEST_WAIT)
             log.warning("%s; nothing is lost, trying again in %.1f s", error, delay)
 
-    while not stop.is_set():
+    yield session()
+    while not stop.wait(delay):
+        worker.came_round()
+        metrics.reconnects.inc()
         yield session()
-        stop.wait(delay)
 
 
 def report(worker: Worker, group: str, display: Display, as_json: bool) -> None:

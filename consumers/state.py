@@ -5,18 +5,16 @@ is read again and settled without emitting anything: integer sums need no log of
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from itertools import islice
 
 import orjson
 
-from consumers.batch import Batch
-from pipeline.broker import Broker, Extent, Message, Partition
+from pipeline.batch import settle_again
+from pipeline.broker import Broker, Extent, Partition
 from pipeline.clearing import Clearing
 from pipeline.errors import RecoveryError, SnapshotError
 from pipeline.identity import Identity
-from pipeline.records import stack
 from pipeline.scores import Scores
 from pipeline.snapshots import Folder, Snapshot
 from pipeline.sums import Sums
@@ -60,7 +58,7 @@ class State:
 class Recovery:
     """Rebuilds the state of a group.
 
-    ``base`` is an earlier model to begin with. A frozen group does not learn: it serves ``base`` as it is.
+    A frozen group does not learn: it serves ``base`` as it is. ``came_round`` is called while this takes its time.
     """
 
     broker: Broker
@@ -71,6 +69,7 @@ class Recovery:
     window: int
     batch_size: int
     frozen: bool = False
+    came_round: Callable[[], None] = lambda: None
 
     @property
     def identity(self) -> Identity:
@@ -152,11 +151,7 @@ class Recovery:
             if start < goal[number]:
                 log.info("partition %d: learning offsets %d to %d again", number, start, goal[number])
             messages = self.broker.read(Partition(self.topics.images, number), start, goal[number])
-            known = set(learner.classes)
-            for some in _batched(messages, self.batch_size):
-                batch = Batch.of(some, known)
-                if batch.images:
-                    learner.add(learner.settle(learner.quote(stack(batch.images)), batch.labels))
+            settle_again(learner, messages, self.batch_size, lambda _: self.came_round())
 
     def _scores(self, own: Snapshot | None) -> tuple[Scores, int]:
         """The scores as of the last prediction, and the newest generation that served one."""
@@ -171,8 +166,3 @@ class Recovery:
                 if served["label"] is not None:
                     scores.add([(served["label"], served["predicted"])])
         return scores, generation
-
-
-def _batched(messages: Iterator[Message], size: int) -> Iterator[list[Message]]:
-    while batch := list(islice(messages, size)):
-        yield batch

@@ -8,16 +8,20 @@ and nothing else.
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from consumers.batch import Batch
+import numpy as np
+
 from consumers.state import State
 from pipeline import topics as t
+from pipeline.batch import Batch
 from pipeline.broker import Broker, Consumer, Member, Message, Partition, Position, Producer, Record
-from pipeline.errors import FencedError, RecordError
+from pipeline.errors import FencedError, OutcomeUnknownError, RecordError
 from pipeline.learner import Quotes, Update
 from pipeline.metrics import Metrics
 from pipeline.records import stack
@@ -36,10 +40,15 @@ PATIENCE = 0.5
 
 @dataclass(frozen=True)
 class _Reading:
-    """A micro-batch as it was read; ``member`` is who the broker took the consumer for at that moment."""
+    """A micro-batch as it was read.
+
+    ``ends`` are the offsets after the last message of each partition, ``member`` is who the broker took the consumer
+    for at that moment.
+    """
 
     messages: list[Message]
     batch: Batch
+    ends: Mapping[Partition, int]
     member: Member
 
 
@@ -59,9 +68,8 @@ class _Job:
         return self.reading.batch
 
     @property
-    def ends(self) -> dict[Partition, int]:
-        """The offset after the last message of each partition."""
-        return t.ends(self.reading.messages)
+    def ends(self) -> Mapping[Partition, int]:
+        return self.reading.ends
 
     @property
     def dead(self) -> list[tuple[Message, RecordError]]:
@@ -105,6 +113,7 @@ class Worker:
             if all(state.clock[p.number] >= end for p, end in job.ends.items()):
                 self._count(job)
             self._open = None
+        self._metrics.at_work.set(1)
         self._consumer, self._producer, self.state = consumer, producer, state
         self._member = consumer.member
         self._taken = self.records
@@ -116,6 +125,7 @@ class Worker:
         """Let go of consumer and producer: returns when nothing uses them any more."""
         under_way: list[Future[Any]] = [self._ahead] if self._ahead else []
         wait(under_way + ([self._open[1]] if self._open else []))
+        self._metrics.at_work.set(0)
         self._ahead = None
 
     @property
@@ -130,8 +140,12 @@ class Worker:
     def settled_images(self) -> int:
         return self.state.learner.images
 
+    def came_round(self) -> None:
+        """Say that there is life: at work, standing by, waiting for the broker or rebuilding."""
+        self._came_round = time.monotonic()
+
     def healthy(self) -> bool:
-        """Whether the loop came round lately, with or without records."""
+        """Whether it came round lately, with or without records."""
         return time.monotonic() - self._came_round < HEALTHY_SECONDS
 
     def run(self, stop: threading.Event, most: int | None, after: Callable[[], None]) -> None:
@@ -186,17 +200,18 @@ class Worker:
 
     def _read(self, most: int) -> _Reading:
         """A full micro-batch, or what there is when the first of it has waited long enough; decoded."""
-        self._came_round = time.monotonic()
+        self.came_round()
         messages = self._poll(most, PATIENCE)
         deadline = time.monotonic() + self._settings.batch_wait
         while messages and len(messages) < most and (left := deadline - time.monotonic()) > 0:
             messages += self._poll(most - len(messages), left)
         self.lag = {partition.number: records for partition, records in self._consumer.lag().items()}
-        return _Reading(messages, Batch.of(messages, self._known), self._consumer.member)
+        return _Reading(messages, Batch.of(messages, self._known), t.ends(messages), self._consumer.member)
 
     def _poll(self, most: int, timeout: float) -> list[Message]:
         messages = self._consumer.poll(most, timeout)
         if self._consumer.member != self._member:
+            self._metrics.rebalances.inc()
             raise FencedError(f"the partitions of group {self._member.group} were assigned anew")
         return messages
 
@@ -246,14 +261,25 @@ class Worker:
         records = self._predictions(job)
         records += [t.dead_letter(self._topics.dead_letters, m, e.reason, str(e)) for m, e in job.dead]
         records.append(self._journal(job))
-        with self._producer.transaction() as transaction:
+        with self._counted(), self._producer.transaction() as transaction:
             transaction.produce(records)
             transaction.commit_offsets(job.reading.member, {p: Position(end) for p, end in job.ends.items()})
 
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        outcome = "aborted"
+        try:
+            yield
+            outcome = "committed"
+        except OutcomeUnknownError:
+            outcome = "unknown"
+            raise
+        finally:
+            self._metrics.transactions.labels(outcome).inc()
+
     def _predictions(self, job: _Job) -> list[Record]:
-        rows = zip(
-            job.batch.messages, job.batch.images, job.predictions, job.quotes.logits.round(4).tolist(), strict=True
-        )
+        scores = job.quotes.logits.astype(np.float64).round(4).tolist()  # in float32, 0.1 is 0.10000000149011612
+        rows = zip(job.batch.messages, job.batch.images, job.predictions, scores, strict=True)
         return [
             t.prediction(
                 self._topics.predictions,
@@ -268,19 +294,16 @@ class Worker:
         ]
 
     def _journal(self, job: _Job) -> Record:
-        total: dict[str, int] = {}
-        right: dict[str, int] = {}
-        for label, predicted in zip(job.batch.labels, job.predictions, strict=True):
-            if label is not None:
-                total[label] = total.get(label, 0) + 1
-                right[label] = right.get(label, 0) + (label == predicted)
+        labelled = [pair for pair in zip(job.batch.labels, job.predictions, strict=True) if pair[0] is not None]
+        total = Counter(label for label, _ in labelled)
+        right = Counter(label for label, predicted in labelled if label == predicted)
         entry = {
             "from": {str(p.number): job.clock[p.number] for p in job.ends},
             "to": {str(p.number): end for p, end in job.ends.items()},
             "images": len(job.batch.images),
             "dead": len(job.dead),
             "total": total,
-            "right": right,
+            "right": {label: right[label] for label in total},
             "generation": job.generation,
             "learnt": self._folder is not None,
             "time": time.time(),

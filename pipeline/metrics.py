@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Protocol
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
@@ -44,6 +44,11 @@ class Metrics:
     dead_letters: Counter = field(init=False)
     snapshots: Counter = field(init=False)
     last_clear: Gauge = field(init=False)
+    transactions: Counter = field(init=False)
+    broker_errors: Counter = field(init=False)
+    reconnects: Counter = field(init=False)
+    rebalances: Counter = field(init=False)
+    at_work: Gauge = field(init=False)
 
     def __post_init__(self) -> None:
         def histogram(name: str, about: str) -> Histogram:
@@ -52,21 +57,28 @@ class Metrics:
         def counter(name: str, about: str, *labels: str) -> Counter:
             return Counter(name, about, labels, namespace="marketplace", registry=self.registry)
 
+        def gauge(name: str, about: str) -> Gauge:
+            return Gauge(name, about, namespace="marketplace", registry=self.registry)
+
         made = {
             "quote_seconds": histogram("quote_seconds", "Time to quote a micro-batch."),
             "settle_seconds": histogram("settle_seconds", "Time to settle a micro-batch and add what was found."),
             "clear_seconds": histogram("clear_seconds", "Time of a clearing: sums become weights."),
             "dead_letters": counter("dead_letters", "Records that could not be used, by reason.", "reason"),
             "snapshots": counter("snapshots", "Snapshots written."),
-            "last_clear": Gauge(
-                "last_clear_timestamp_seconds",
-                "When the weights were last made.",
-                namespace="marketplace",
-                registry=self.registry,
-            ),
+            "last_clear": gauge("last_clear_timestamp_seconds", "When the weights were last made."),
+            "transactions": counter("transactions", "Micro-batches sent to the broker, by outcome.", "outcome"),
+            "broker_errors": counter("broker_errors", "Troubles with the broker, by kind.", "kind"),
+            "reconnects": counter("reconnects", "Times that work was taken up again after trouble with the broker."),
+            "rebalances": counter("rebalances", "Times that partitions were assigned anew while at work."),
+            "at_work": gauge("at_work", "1: learning or serving; 0: standing by, or waiting for the broker."),
         }
         for name, metric in made.items():
             object.__setattr__(self, name, metric)
+        for outcome in ("committed", "aborted", "unknown"):  # from 0 on, so that the first one counts as a rise
+            self.transactions.labels(outcome)
+        for kind in ("busy", "fenced", "unknown"):
+            self.broker_errors.labels(kind)
         build = Gauge("build_info", "Always 1.", ["version"], namespace="marketplace", registry=self.registry)
         build.labels(version("marketstream")).set(1)
 
@@ -142,3 +154,34 @@ def _confusion(scores: Scores) -> Metric:
         key = tuple(name if name in named else OTHER for name in pair)
         cells[key] = cells.get(key, 0) + count
     return _counter("confusion", "Labelled images by what they are and were taken for.", ["label", "predicted"], cells)
+
+
+class ReplayMetrics:
+    """What a producer shows: which phase of its scenario is being replayed, and how many images were sent.
+
+    Parameters
+    ----------
+    phases
+        Their names. Each has its series from the start, so that no first image is missed.
+    """
+
+    def __init__(self, registry: CollectorRegistry, scenario: str, phases: Sequence[str]) -> None:
+        self.registry = registry
+        self._images = Counter(
+            "replayed_images", "Images sent, by phase.", ["phase"], namespace="marketplace", registry=registry
+        )
+        about = "1 for the phase that is being replayed."
+        phase = Gauge("replay_phase", about, ["scenario", "phase"], namespace="marketplace", registry=registry)
+        self._phases = {name: phase.labels(scenario, name) for name in phases}
+        for name in phases:
+            self._images.labels(name)
+        ProcessCollector(registry=registry)
+
+    def sent(self, phase: str, images: int) -> None:
+        """So many images more of a phase are on the topic."""
+        self._images.labels(phase).inc(images)
+
+    def replaying(self, phase: str) -> None:
+        """This phase is being replayed, and no other."""
+        for name, gauge in self._phases.items():
+            gauge.set(name == phase)

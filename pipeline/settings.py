@@ -73,6 +73,7 @@ class Settings(BaseSettings):
 
     metrics_host: str = Field("127.0.0.1", description="address that /metrics and /healthz listen on")
     metrics_port: int = Field(9108, ge=0, le=65535, description="their port; 0 takes a free one")
+    producer_metrics_port: int = Field(9109, ge=0, le=65535, description="port of a producer's; 0 takes a free one")
 
 
 def load(flags: dict[str, object]) -> Settings:

@@ -90,4 +90,5 @@ def dead_letter(topic: str, message: Message, reason: str, text: str) -> Record:
 
 def ends(messages: Iterable[Message]) -> dict[Partition, int]:
     """The offset after the last message of each partition."""
-    return {Partition(m.topic, m.partition): m.offset + 1 for m in messages}
+    found = {(m.topic, m.partition): m.offset + 1 for m in messages}
+    return {Partition(*place): end for place, end in found.items()}

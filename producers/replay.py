@@ -19,15 +19,19 @@ from dataclasses import dataclass
 from typing import overload
 
 import orjson
+from prometheus_client import CollectorRegistry
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline import cli
 from pipeline.broker import Broker, Member, Partition, Position, Topic, connect
 from pipeline.errors import SettingsError
+from pipeline.metrics import ReplayMetrics
 from pipeline.plan import Plan, load_splits, plan
 from pipeline.records import Encoding, encode
 from pipeline.scenario import load
+from pipeline.server import serving
+from pipeline.settings import Settings
 from pipeline.topics import Topics
 
 log = logging.getLogger(__name__)
@@ -178,6 +182,31 @@ def _lines(stream: Plan) -> Iterator[Callable[[int], None]]:
     yield show
 
 
+@contextmanager
+def _progress(stream: Plan, settings: Settings) -> Iterator[Callable[[int], None]]:
+    """Progress for people, and for Prometheus."""
+    metrics = ReplayMetrics(CollectorRegistry(), stream.scenario.name, [span.phase.name for span in stream.phases])
+    address = settings.metrics_host, settings.producer_metrics_port
+    with serving(metrics.registry, *address, lambda: True, "--producer-metrics-port") as port:
+        log.info("metrics at http://%s:%d/metrics", settings.metrics_host, port)
+        with show_progress(stream) as show:
+            yield _counted(stream, metrics, show)
+
+
+def _counted(stream: Plan, metrics: ReplayMetrics, show: Callable[[int], None]) -> Callable[[int], None]:
+    last: int | None = None
+
+    def progress(position: int) -> None:
+        nonlocal last
+        if last is not None:  # what one transaction sends is of one phase
+            metrics.sent(stream.span(last).phase.name, position - last)
+        metrics.replaying(stream.span(position).phase.name)
+        last = position
+        show(position)
+
+    return progress
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Replay a scenario as the command line says."""
     options = _parser().parse_args(arguments)
@@ -194,7 +223,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with (
         closing(connect(settings.broker, settings)) as broker,
         cli.stop_on_signals() as stop,
-        show_progress(stream) as progress,
+        _progress(stream, settings) as progress,
     ):
         outcome = replay(
             broker, stream, topic, stop, rate=rate, max_lag=max_lag, encoding=options.encoding, progress=progress
@@ -205,7 +234,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     topic = ("broker", "topic_prefix", "partitions", "retention", "retention_bytes", "replication")
-    parser = cli.parser("Replay a scenario into the topic images.", *topic, "group", "data", "cache")
+    metrics = ("metrics_host", "producer_metrics_port")
+    parser = cli.parser("Replay a scenario into the topic images.", *topic, "group", "data", "cache", *metrics)
     parser.add_argument("scenario", metavar="SCENARIO", help="a shipped scenario's name, or a file")
     for flag, metavar, about in (
         ("--images", "N", "how many images, instead of as many as the scenario has"),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from consumers.learn import main
@@ -130,12 +131,24 @@ def test_trouble_in_a_commit_is_waited_out(
         if trouble:
             raise error("trouble")
 
+    registry = CollectorRegistry()
     monkeypatch.setattr(SqliteTransaction, "commit", commit)
     monkeypatch.setattr("consumers.learn.SHORTEST_WAIT", 0.01)
+    monkeypatch.setattr("consumers.learn.CollectorRegistry", lambda: registry)
     summary = place.learn(capsys, "--images", 320)
     assert summary["digest"] == digest_of(320)
     assert summary["records"] == 320
     assert each_once(place.predictions(), 320)
+    kind, outcome = ("busy", "aborted") if error is BrokerBusyError else ("unknown", "unknown")
+    for name, labels, expected in (
+        ("transactions", {"outcome": outcome}, 2),
+        ("transactions", {"outcome": "committed"}, 8 if happened else 10),
+        ("broker_errors", {"kind": kind}, 2),
+        ("reconnects", {}, 2),
+        ("rebalances", {}, 0),
+    ):
+        assert registry.get_sample_value(f"marketplace_{name}_total", labels) == expected
+    assert registry.get_sample_value("marketplace_at_work") == 0
 
 
 def test_a_crash_in_the_middle_of_a_snapshot_changes_nothing(
@@ -250,7 +263,7 @@ def test_a_micro_batch_of_nothing_but_dead_letters_is_passed(place: Place, capsy
 def test_the_class_past_the_bound_is_a_dead_letter(
     place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.batch.MOST_CLASSES", 3)
+    monkeypatch.setattr("pipeline.batch.MOST_CLASSES", 3)
     place.send(records(100))
     summary = place.learn(capsys, "--images", 100)
     assert len(summary["classes"]) == 3
@@ -393,6 +406,7 @@ def test_metrics_and_health_over_http(place: Place) -> None:
         assert samples[f"marketplace_rolling_accuracy_ratio{name}"] == pytest.approx(score["rolling"])
         assert f"marketplace_forgetting_ratio{name}" in samples
     assert samples["marketplace_settled_images_total"] == 640
+    assert samples["marketplace_at_work"] == 1
     assert samples["marketplace_consumer_lag_records0"] == 0
     assert samples["marketplace_generation"] > 0
     assert samples["marketplace_quote_seconds_count"] > 0

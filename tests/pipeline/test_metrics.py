@@ -82,6 +82,11 @@ def test_names_types_and_labels_are_those_of_the_dashboards(metrics: Metrics) ->
         "marketplace_clear_seconds": ("histogram", []),
         "marketplace_dead_letters": ("counter", ["reason"]),
         "marketplace_snapshots": ("counter", []),
+        "marketplace_transactions": ("counter", ["outcome"]),
+        "marketplace_broker_errors": ("counter", ["kind"]),
+        "marketplace_reconnects": ("counter", []),
+        "marketplace_rebalances": ("counter", []),
+        "marketplace_at_work": ("gauge", []),
         "marketplace_last_clear_timestamp_seconds": ("gauge", []),
         "marketplace_build_info": ("gauge", ["version"]),
     }

@@ -2,17 +2,24 @@
 
 import json
 import logging
+import os
 import random
+import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
+from queue import Queue
 
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.broker import Broker, Consumer, Message, Position, connect
 from pipeline.broker.sqlite import SqliteTransaction
@@ -25,6 +32,7 @@ from producers.replay import MOST_RECORDS, MaxLag, main, replay
 from tests.producers.process import TOPIC, stream
 
 ROOT = Path(__file__).parents[2]
+URL = re.compile(r"http://\S+")
 
 
 @pytest.fixture
@@ -231,9 +239,10 @@ def command(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callab
     small = stream(400)
     data = {split.name: split for split in small.splits}
     monkeypatch.setattr(program, "load_splits", lambda *_: data)
-    phases = "[{name: all, images: 300, classes: {all: 1}}]"
+    phases = "[{name: first, images: 60, classes: {all: 1}}, {name: rest, images: 240, classes: {all: 1}}]"
     (tmp_path / "tiny.yaml").write_text(f"name: tiny\nabout: For tests.\nphases: {phases}\n")
-    return lambda *flags: main([str(tmp_path / "tiny.yaml"), "--broker", url, *flags])
+    own = ("--broker", url, "--producer-metrics-port", "0")
+    return lambda *flags: main([str(tmp_path / "tiny.yaml"), *own, *flags])
 
 
 def test_json_says_what_was_done(command: Callable[..., int], capsys: pytest.CaptureFixture[str]) -> None:
@@ -260,10 +269,58 @@ def test_flags_name_topic_partitions_run_and_encoding(command: Callable[..., int
 def test_a_complete_run_says_so_in_the_log(command: Callable[..., int], caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         command()
-        assert "tiny-0: 0 of 300 images, phase all" in caplog.text
+        assert "tiny-0: 0 of 300 images, phase first" in caplog.text
         assert "tiny-0 is complete: 300 images sent" in caplog.text
         command()
     assert "tiny-0 is already complete, at image 300; choose another --run to begin again" in caplog.text
+
+
+def scraped(address: str) -> dict[tuple[str, ...], float]:
+    """A page of metrics: values by name and the values of the labels."""
+    with urllib.request.urlopen(address) as response:
+        families = text_string_to_metric_families(response.read().decode())
+        return {
+            (s.name, *(v for _, v in sorted(s.labels.items()))): s.value for family in families for s in family.samples
+        }
+
+
+def test_prometheus_sees_what_was_sent_and_which_phase_is_replayed(
+    command: Callable[..., int], caplog: pytest.LogCaptureFixture
+) -> None:
+    address: Queue[str] = Queue()
+    handler = logging.Handler()
+    handler.emit = lambda record: address.put(found[0]) if (found := URL.findall(record.getMessage())) else None  # type: ignore[method-assign]
+    pages: list[dict[tuple[str, ...], float]] = []
+
+    def watch() -> None:
+        page = address.get(timeout=30)
+        while not pages or pages[-1]["marketplace_replayed_images_total", "rest"] < 25:
+            pages.append(scraped(page))
+        os.kill(os.getpid(), signal.SIGINT)
+
+    caplog.set_level(logging.INFO)
+    program.log.addHandler(handler)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            watching = pool.submit(watch)
+            command("--max-lag", "100")  # nobody learns: after 25, 25, 10 and 25 images it waits
+            watching.result()
+    finally:
+        program.log.removeHandler(handler)
+    last = pages[-1]
+    assert last["marketplace_replayed_images_total", "first"] == 60
+    assert last["marketplace_replayed_images_total", "rest"] == 25
+    assert [last["marketplace_replay_phase", phase, "tiny"] for phase in ("first", "rest")] == [0, 1]
+    assert last["process_resident_memory_bytes",] > 0
+
+
+def test_a_second_producer_on_the_same_port_is_refused_and_says_what_to_do(command: Callable[..., int]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        with pytest.raises(SettingsError, match=rf"127.0.0.1:{port} .*choose another --producer-metrics-port, or 0"):
+            command("--producer-metrics-port", port)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,13 @@
-"""A micro-batch: the messages that could be read as images, and those that could not."""
+"""A micro-batch: the messages that could be read as images, and those that could not; and learning it again."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from itertools import islice
 
 from pipeline.broker import Message
 from pipeline.errors import RecordError
-from pipeline.learner import MOST_CLASSES
-from pipeline.records import ImageRecord, decode
+from pipeline.learner import MOST_CLASSES, Learner
+from pipeline.records import ImageRecord, decode, stack
 
 
 @dataclass
@@ -41,3 +42,19 @@ class Batch:
     @property
     def labels(self) -> list[str | None]:
         return [image.label for image in self.images]
+
+
+def settle_again(
+    learner: Learner, messages: Iterable[Message], size: int, progress: Callable[[int], None] = lambda _: None
+) -> None:
+    """Learn, in micro-batches of ``size``, what messages hold, and write nothing anywhere.
+
+    What is a dead letter is passed over. ``progress`` is given the number of messages of each micro-batch.
+    """
+    messages = iter(messages)
+    known = set(learner.classes)
+    while some := list(islice(messages, size)):
+        batch = Batch.of(some, known)
+        if batch.images:
+            learner.add(learner.settle(learner.quote(stack(batch.images)), batch.labels))
+        progress(len(some))

@@ -18,10 +18,12 @@ class _Quiet(WSGIRequestHandler):
 
 
 @contextmanager
-def serving(registry: CollectorRegistry, host: str, port: int, healthy: Callable[[], bool]) -> Iterator[int]:
+def serving(
+    registry: CollectorRegistry, host: str, port: int, healthy: Callable[[], bool], flag: str = "--metrics-port"
+) -> Iterator[int]:
     """Serve in a thread for the length of the block; gives the port (a free one for 0).
 
-    Raises SettingsError if the address cannot be listened on.
+    Raises SettingsError, which names the flag of the port, if the address cannot be listened on.
     """
     metrics = make_wsgi_app(registry)
 
@@ -40,7 +42,7 @@ def serving(registry: CollectorRegistry, host: str, port: int, healthy: Callable
         server = make_server(host, port, app, ThreadingWSGIServer, _Quiet)
     except OSError as error:
         raise SettingsError(
-            f"cannot listen on {host}:{port} ({error.strerror}): choose another --metrics-port, or 0 for a free one"
+            f"cannot listen on {host}:{port} ({error.strerror}): choose another {flag}, or 0 for a free one"
         ) from error
     thread = threading.Thread(target=server.serve_forever, args=(0.1,), name="metrics", daemon=True)
     thread.start()
