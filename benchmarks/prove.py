@@ -245,7 +245,7 @@ def fill(url: str, records: Sequence[Record]) -> None:
 
 def command(url: str, folder: str, images: int | None, settings: Settings) -> list[str]:
     flags = ["--broker", url, "--snapshots", f"{folder}/snapshots", "--snapshot-images", "5000", "--json",
-             "--metrics-port", "0", "--filters", str(settings.filters)]  # fmt: skip
+             "--metrics-port", "0", "--filters", str(settings.filters), "--session-timeout", "3"]  # fmt: skip
     return [sys.executable, "-m", "consumers.learn", *flags, *([] if images is None else ["--images", str(images)])]
 
 
