@@ -1,0 +1,309 @@
+"""One learner's share in the work of a group: what all have published, and what it alone has learnt since.
+
+The same code runs in the real consumer and in the model check: no broker, no clock on the wall, no file, no thread.
+At any moment what the learner serves from is
+
+    published sums + unpublished updates of the partitions it holds + its own delta that has not come back yet
+
+so what is unpublished of all partitions together is a difference, and one delta carries all of them. A delta ends
+where the partitions stood before the micro-batch that it is committed with: never past the group's position.
+"""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Generic, Protocol, TypeVar
+
+from pipeline.errors import FencedError
+from pipeline.published import Base, Delta, G, Published, Record
+
+DELTAS_PER_BASE = 32
+"""A base is due after so many deltas: a newcomer reads no more than those and one base, or two."""
+
+MOST_UNPUBLISHED = 30_000
+"""Images in a delta; int32 holds their sums: 255² · 30,000 < 2³¹. They are also what is read again after a crash."""
+
+U = TypeVar("U")
+U_contra = TypeVar("U_contra", contravariant=True)
+H = TypeVar("H")
+
+
+class Adder(Protocol[U_contra, H]):
+    """The sums that a learner serves from."""
+
+    @property
+    def classes(self) -> Collection[str]: ...
+
+    def add(self, update: U_contra, /) -> None: ...
+
+    def remove(self, update: U_contra, /) -> None:
+        """Undo ``add``."""
+
+    def add_sums(self, sums: H, /) -> None: ...
+
+    def remove_sums(self, sums: H, /) -> None: ...
+
+    def sums(self) -> H: ...
+
+
+@dataclass(frozen=True)
+class Learnt(Generic[U]):
+    """What ``images`` labelled images of one partition added, up to offset ``stop``."""
+
+    stop: int
+    update: U
+    images: int
+
+
+@dataclass
+class Holding(Generic[U]):
+    """A partition that a learner holds: the next offset, and what was learnt since the clock.
+
+    Not ``ready`` as long as images before the group's position are to be learnt from again.
+    """
+
+    position: int
+    ready: bool = False
+    learnt: list[Learnt[U]] = field(default_factory=list)
+
+    @property
+    def images(self) -> int:
+        return sum(learnt.images for learnt in self.learnt)
+
+
+@dataclass(frozen=True, eq=False)
+class Publication(Generic[U, G]):
+    """Records for ``sums`` that go out with one transaction; ``updates`` are those that the delta is made of."""
+
+    delta: Delta[G] | None
+    base: Base[G] | None
+    updates: tuple[U, ...] = ()
+
+    @property
+    def records(self) -> list[Record[G]]:
+        return [record for record in (self.delta, self.base) if record]
+
+
+class Schedule:
+    """When to publish: after 1, 2, 4, 8 … micro-batches, again so after a new class, and every ``most`` images."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self.begin()
+
+    def begin(self) -> None:
+        """Something new: publish soon and often."""
+        self._batches, self._next = 0, 1
+
+    def learnt(self) -> None:
+        """One more micro-batch."""
+        self._batches += 1
+
+    def due(self, unpublished: int) -> bool:
+        return self._batches >= self._next or unpublished >= self._most
+
+    def published(self) -> None:
+        while self._next <= self._batches:
+            self._next *= 2
+
+
+class Share(Generic[U, G]):
+    """What one learner holds.
+
+    Parameters
+    ----------
+    name
+        Of this learner in this session; no other learner ever had it.
+    published
+        The newest base, or what the group began with.
+    adder
+        Holds ``published.sums``, and grows and shrinks with everything that this share is told.
+    most
+        Images after which to publish, at most ``MOST_UNPUBLISHED``.
+    deltas_per_base
+        Deltas after which a base is due, from whoever holds partition 0.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        published: Published[G],
+        adder: Adder[U, G],
+        most: int,
+        deltas_per_base: int = DELTAS_PER_BASE,
+    ) -> None:
+        self.name, self.published, self.adder = name, published, adder
+        self.deletable = published.position
+        self._schedule = Schedule(most)
+        self._deltas_per_base = deltas_per_base
+        self._held: dict[int, Holding[U]] = {}
+        self._open: Publication[U, G] | None = None
+        self._awaited: set[str] = set()
+        self._made = 0
+        self._deltas = 0
+
+    @property
+    def positions(self) -> dict[int, int]:
+        """The next offset of each partition that is held."""
+        return {partition: holding.position for partition, holding in self._held.items()}
+
+    @property
+    def unpublished(self) -> int:
+        """Images that only this learner has learnt from."""
+        return sum(holding.images for holding in self._held.values())
+
+    @property
+    def full(self) -> bool:
+        """Whether to learn from no more images before what was published has come back."""
+        return self.unpublished >= MOST_UNPUBLISHED
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that was learnt is published and has come back."""
+        return not self._awaited and not self._spans()
+
+    # -- what others did
+
+    def read(self, record: Record[G], position: int) -> None:
+        """A committed record of ``sums``, in the order of the log; ``position`` is that of ``Published``.
+
+        Raises OutOfStepError: make a new share, from the newest base.
+        """
+        self._check_closed()
+        if self.published.lacks(record):
+            self._change(record)
+            self.published = self.published.plus(record)
+        if isinstance(record, Base):
+            self.deletable, self._deltas = max(self.deletable, record.published.position), 0
+        self._awaited.discard(record.id)
+        self.published = replace(self.published, position=position)
+
+    def _change(self, record: Record[G]) -> None:
+        match record:
+            case Delta():
+                self._deltas += 1
+                if record.id not in self._awaited:  # its own is in the adder already
+                    self._let_go(record.spans)
+                    self.adder.add_sums(record.sums)
+            case Base():
+                return
+            case _:
+                self.adder.remove_sums(record.sums)
+
+    # -- partitions come and go
+
+    def keep(self, partitions: Collection[int]) -> None:
+        """Those are assigned to this learner now; what it has not published of others is thrown away.
+
+        None is ready before it was taken over, also if it was held before: nobody can say who had it in between.
+        """
+        self._check_closed()
+        self._let_go(self._held.keys() - set(partitions))
+        for holding in self._held.values():
+            holding.ready = False
+
+    def given(self, partition: int, committed: int | None) -> tuple[int, int]:
+        """Hold a partition; from which offset to which its images are to be learnt from again.
+
+        ``sums`` must have been read up to an end that was asked for after ``committed``, with uncommitted records
+        counted. Raises FencedError if the sums reach past ``committed``.
+        """
+        self._check_closed()
+        clock = self.published.clock.get(partition, 0)
+        stop = clock if committed is None else committed
+        if stop < clock:
+            raise FencedError(
+                f"partition {partition}: the sums reach {clock}, past the group's position {stop}: another learner has "
+                "it now, or positions were moved back"
+            )
+        if partition in self._held and self._held[partition].position > stop:
+            self._let_go([partition])
+        return self._held.setdefault(partition, Holding(clock)).position, stop
+
+    def again(self, partition: int, learnt: Learnt[U]) -> None:
+        """Images were learnt from again, which somebody had committed."""
+        self._check_closed()
+        self._learn(partition, learnt)
+
+    def ready(self, partition: int, position: int) -> None:
+        """All images before ``position`` were learnt from: the partition is taken over."""
+        self._held[partition].position = position
+        self._held[partition].ready = True
+
+    def _let_go(self, partitions: Iterable[int]) -> None:
+        """What was not published of these partitions is no longer this learner's."""
+        for partition in set(partitions) & self._held.keys():
+            for learnt in self._held.pop(partition).learnt:
+                self.adder.remove(learnt.update)
+
+    # -- its own work
+
+    def begin(self, ends: Mapping[int, int], *, at_rest: bool = False) -> Publication[U, G]:
+        """What a transaction is to carry besides a micro-batch that ends at ``ends``.
+
+        The transaction must commit positions in the name of the present member, ``ends`` or ``positions``: that is
+        what fences a learner whose time is over. ``at_rest``: publish whatever there is.
+
+        Raises FencedError if a partition was not taken over.
+        """
+        self._check_closed()
+        half_taken = {p for p, holding in self._held.items() if not holding.ready}
+        if lost := (ends.keys() - self._held.keys()) | half_taken:
+            raise FencedError(f"partitions {sorted(lost)} are not held by {self.name}: take them over first")
+        self._open = self._publication(at_rest)
+        return self._open
+
+    def committed(self, parts: Mapping[int, Learnt[U]]) -> None:
+        """The open transaction was committed: what it published is no longer this learner's, what it learnt is."""
+        publication, classes = self._close(), len(self.adder.classes)
+        if publication.delta:
+            for partition in publication.delta.spans:
+                self._held[partition].learnt.clear()
+            self._schedule.published()
+        self._awaited |= {record.id for record in publication.records}
+        for partition, learnt in parts.items():
+            self._learn(partition, learnt)
+        if len(self.adder.classes) > classes:
+            self._schedule.begin()
+        if parts:
+            self._schedule.learnt()
+
+    def aborted(self) -> None:
+        """The open transaction was aborted, or nobody knows: take over all partitions again."""
+        self._close()
+
+    def _publication(self, at_rest: bool) -> Publication[U, G]:
+        delta: Delta[G] | None = None
+        base: Base[G] | None = None
+        updates: tuple[U, ...] = ()
+        if not self._awaited:
+            if (at_rest or self._schedule.due(self.unpublished)) and (spans := self._spans()):
+                delta = Delta(self._id(), spans, self.adder.sums() - self.published.sums)
+                updates = tuple(learnt.update for p in spans for learnt in self._held[p].learnt)
+            if 0 in self._held and self._deltas >= self._deltas_per_base:
+                base = Base(self._id(), self.published)
+        return Publication(delta, base, updates)
+
+    def _spans(self) -> dict[int, tuple[int, int]]:
+        clock = self.published.clock
+        spans = {p: (clock.get(p, 0), holding.position) for p, holding in self._held.items()}
+        return {p: (start, stop) for p, (start, stop) in spans.items() if start < stop}
+
+    def _learn(self, partition: int, learnt: Learnt[U]) -> None:
+        self.adder.add(learnt.update)
+        holding = self._held[partition]
+        holding.learnt.append(learnt)
+        holding.position = learnt.stop
+
+    def _id(self) -> str:
+        self._made += 1
+        return f"{self.name}-{self._made}"
+
+    def _close(self) -> Publication[U, G]:
+        if self._open is None:
+            raise ValueError("no transaction is open")
+        publication, self._open = self._open, None
+        return publication
+
+    def _check_closed(self) -> None:
+        if self._open is not None:
+            raise ValueError("end the open transaction first")

@@ -1,0 +1,60 @@
+"""How a learner takes over partitions: the one order of steps in which nothing is lost and nothing counted twice."""
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Generic, Protocol
+
+from pipeline.published import G, Record
+from pipeline.share import Learnt, Share, U
+
+
+class Log(Protocol, Generic[U, G]):
+    """What a group's broker can tell."""
+
+    def committed(self) -> Mapping[int, int] | None:
+        """The group's committed position of each partition; None as long as an open transaction might move one."""
+
+    def end_of_sums(self) -> int:
+        """The end of ``sums``, with those records counted that are not known to be committed."""
+
+    def read_sums(self, end: int | None = None) -> tuple[list[tuple[Record[G], int]], bool]:
+        """Committed records of ``sums``, each with the position after it, on from where the last call stopped.
+
+        And whether ``end`` is reached: nothing before it can be committed any more. None: what there is.
+        """
+
+    def read_images(self, partition: int, start: int, stop: int) -> Iterable[Learnt[U]]:
+        """The images of a partition between two offsets, learnt from again."""
+
+
+def read(share: Share[U, G], log: Log[U, G], end: int | None = None) -> bool:
+    """Take in what others have published; whether ``end`` is reached. Raises OutOfStepError."""
+    records, reached = log.read_sums(end)
+    for record, position in records:
+        share.read(record, position)
+    return reached
+
+
+def take_over(share: Share[U, G], log: Log[U, G], partitions: Collection[int]) -> Iterator[None]:
+    """Take over all ``partitions`` that are assigned to a learner, those that it had before included.
+
+    Yields where it has to wait, or where a caller may look whether the assignment still holds; one that does not
+    is to be left where it is, and to begin anew.
+
+    The group's positions are asked for first, then the end of ``sums`` with uncommitted records counted: whoever
+    moved a position has written its delta before that end, though it may not be known yet to be committed.
+
+    Raises OutOfStepError: make a new share. FencedError: ask for the assignment again.
+    """
+    share.keep(partitions)
+    while (committed := log.committed()) is None:
+        yield
+    yield
+    end = log.end_of_sums()
+    while not read(share, log, end):
+        yield
+    for partition in partitions:
+        start, stop = share.given(partition, committed.get(partition))
+        for learnt in log.read_images(partition, start, stop):
+            share.again(partition, learnt)
+            yield
+        share.ready(partition, stop)

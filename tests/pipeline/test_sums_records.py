@@ -1,0 +1,163 @@
+"""Records of ``sums`` are read back exactly, or refused with what is wrong."""
+
+from dataclasses import replace
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pipeline import sums_records
+from pipeline.broker import Headers, Message
+from pipeline.broker import Record as Raw
+from pipeline.identity import Identity
+from pipeline.learner import Update
+from pipeline.ledger import Ledger
+from pipeline.published import Base, Delta, Published, Record, Retraction
+from pipeline.sums import Sums, packed_size
+from pipeline.sums_records import Reader, Run, SumsError, encode, kind
+
+WIDTH = 6
+RUN = Run("learn", "topic-1", Identity("trunk", "0", "4", "squared"), "", WIDTH)
+sizes = st.integers(1, 62).flatmap(lambda bits: st.lists(st.integers(-(2**bits), 2**bits), min_size=9, max_size=9))
+
+
+def sums(some: list[int], classes: tuple[str, ...] = ("7", "Naïve 👗")) -> Sums:
+    numbers = np.resize(np.array(some, np.int64), packed_size(WIDTH))
+    return Sums(numbers, {c: numbers[:WIDTH].copy() for c in classes}, {c: i - 1 for i, c in enumerate(classes)})
+
+
+def message(raw: Raw, offset: int) -> Message:
+    return Message(raw.topic, 0, offset, 0, raw.key, raw.value, raw.headers)
+
+
+def changed(raw: Raw, value: bytes | None = None, headers: Headers | None = None) -> Raw:
+    value, headers = raw.value if value is None else value, raw.headers if headers is None else headers
+    return Raw(raw.topic, value, raw.key, headers, raw.partition)
+
+
+def read(pieces: list[Raw], run: Run = RUN) -> Record[Sums]:
+    reader = Reader(run)
+    *others, last = [reader.read(message(piece, 10 + i)) for i, piece in enumerate(pieces)]
+    assert not any(others)
+    assert last
+    assert last[1] == 10 + len(pieces)
+    return last[0]
+
+
+@given(sizes, st.sampled_from([(), ("7",), ("7", "Naïve 👗")]))
+def test_a_delta_is_read_back_exactly(some: list[int], classes: tuple[str, ...]) -> None:
+    delta = Delta("a-1", {0: (3, 2**53 + 1), 11: (0, 4)}, sums(some, classes))
+    found = read(encode("sums", RUN, delta))
+    assert isinstance(found, Delta)
+    assert (found.id, found.spans) == (delta.id, delta.spans)
+    assert np.array_equal(found.sums.A, delta.sums.A)
+    assert dict(found.sums.counts) == dict(delta.sums.counts)
+    assert all(np.array_equal(found.sums.T[c], delta.sums.T[c]) for c in classes)
+
+
+def test_retractions_and_bases_are_read_back_exactly() -> None:
+    value = sums([1, -2, 300])
+    retraction = read(encode("sums", RUN, Retraction("r", {2: 7}, value)))
+    assert isinstance(retraction, Retraction)
+    assert (retraction.id, retraction.clock) == ("r", {2: 7})
+    base = read(encode("sums", RUN, Base("b", Published(value, {0: 5, 3: 9}, 42, frozenset({"r", "s"})))))
+    assert isinstance(base, Base)
+    found = base.published
+    assert (found.clock, found.position, found.retracted) == ({0: 5, 3: 9}, 42, frozenset({"r", "s"}))
+    assert found.sums.digest("x") == value.digest("x")
+
+
+@given(st.integers(1, 3), st.integers(0, 2**32))
+def test_few_images_travel_as_themselves_and_add_up_to_the_same_sums(images: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    updates = [
+        Update(rng.integers(0, 256, (1, WIDTH), np.uint8), rng.integers(-(2**20), 2**20, (1, 2)), (label,), classes)
+        for label, classes in [("a", ("a", "b")), ("ß", ("b", "ß")), ("b", ("b", "a"))][:images]
+    ]
+    ledger = Ledger(Sums.zero(WIDTH))
+    for update in updates:
+        ledger.add(update.products, update.targets, update.labels, update.classes)
+    expected = ledger.total()
+    pieces = encode("sums", RUN, Delta("a-1", {0: (0, images)}, expected), updates)
+    found = read(pieces)
+    assert isinstance(found, Delta)
+    assert "images" in orjson.loads(dict(pieces[0].headers)["about"])["form"]
+    assert found.sums.digest("x") == expected.digest("x")
+
+
+def test_pieces_may_lie_between_those_of_others_and_position_says_where_none_is_missing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sums_records, "PIECE", 20)
+    value = sums([2**60, 5, -(2**59), 77])
+    long = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, value))
+    monkeypatch.undo()
+    short = encode("sums", RUN, Delta("b-1", {1: (0, 4)}, Sums.zero(WIDTH)))
+    assert len(long) > 2
+    assert len(short) == 1
+    reader = Reader(RUN)
+    assert reader.read(message(long[0], 5)) is None
+    found = reader.read(message(short[0], 8))
+    assert found
+    assert found[1] == 5
+    *_, last = [reader.read(message(piece, 20 + i)) for i, piece in enumerate(long[1:])]
+    assert last
+    assert last[1] == 20 + len(long) - 1
+
+
+def test_what_begins_before_the_first_piece_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums_records, "PIECE", 20)
+    pieces = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([2**60, 5, 3])))
+    reader = Reader(RUN)
+    assert [reader.read(message(piece, i)) for i, piece in enumerate(pieces[1:])] == [None] * (len(pieces) - 1)
+
+
+@pytest.mark.parametrize(
+    ("other", "text"),
+    [
+        (replace(RUN, identity=replace(RUN.identity, seed="1")), "seed 0 is not 1"),
+        (replace(RUN, topic_id="topic-2"), "topic id 'topic-1' is not 'topic-2'"),
+        (replace(RUN, group="other"), "group 'learn' is not 'other'"),
+        (replace(RUN, base="ab"), "base '' is not 'ab'"),
+    ],
+)
+def test_a_record_of_another_run_is_refused_with_what_differs(other: Run, text: str) -> None:
+    [piece] = encode("sums", other, Delta("a-1", {0: (0, 4)}, sums([1])))
+    with pytest.raises(SumsError, match=f"topic sums, offset 9: .*{text}"):
+        Reader(RUN).read(message(piece, 9))
+
+
+def test_a_record_of_another_version_is_refused() -> None:
+    [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1])))
+    about = orjson.dumps(orjson.loads(dict(piece.headers)["about"]) | {"v": 2})
+    with pytest.raises(SumsError, match="version 2, this program reads 1"):
+        Reader(RUN).read(message(changed(piece, headers=(("about", about), ("piece", b"0/1"))), 9))
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
+    [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1, 2, 3])))
+    place = data.draw(st.integers(0, len(piece.value) - 1))
+    body = bytearray(piece.value)
+    body[place] ^= data.draw(st.integers(1, 255))
+    worse = data.draw(
+        st.sampled_from(
+            [
+                changed(piece, value=bytes(body)),
+                changed(piece, value=piece.value[:place]),
+                changed(piece, headers=()),
+                changed(piece, headers=(("about", b"[]"), ("piece", b"0/1"))),
+                changed(piece, headers=(*piece.headers[:1], ("piece", b"x"))),
+            ]
+        )
+    )
+    with pytest.raises(SumsError, match="topic sums, offset 9"):
+        Reader(RUN).read(message(worse, 9))
+
+
+def test_the_kind_of_a_record_is_told_without_decoding_it() -> None:
+    pieces = encode("sums", RUN, Base("b", Published(sums([1]))))
+    assert kind(message(pieces[0], 0)) == "base"

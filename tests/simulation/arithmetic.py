@@ -1,0 +1,180 @@
+"""Two kinds of sums for the model check: integers in which every image has a digit of its own, and real ones.
+
+Of the first a schedule takes a millisecond, and they say which image was counted twice. The second go through the real
+codec, in very small pieces.
+"""
+
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from pipeline.broker import Message
+from pipeline.identity import Identity
+from pipeline.learner import Update
+from pipeline.ledger import Ledger
+from pipeline.published import Record
+from pipeline.share import Adder, Publication
+from pipeline.sums import Sums
+from pipeline.sums_records import Pieces, Reader, Run, encode
+
+DIGIT = 8
+"""Bits of an image's digit."""
+
+
+class Arithmetic(Protocol):
+    """What images add, and how records travel."""
+
+    zero: Any
+
+    def update(self, images: Sequence[int]) -> Any: ...
+
+    def sums(self, images: Iterable[int]) -> Any: ...
+
+    def adder(self, sums: Any) -> Adder[Any, Any]: ...
+
+    def same(self, one: Any, other: Any) -> bool: ...
+
+    def contents(self, record: Record[Any], updates: Sequence[Any], pieces: int) -> list[Any]: ...
+
+    def reader(self) -> Any:
+        """Something with ``read(offset, content)``, the record that is complete with it and the position after it."""
+
+
+class Tally:
+    """An ``Adder`` of integers."""
+
+    classes: Collection[str] = ()
+
+    def __init__(self, value: int) -> None:
+        self.value = value
+
+    def add(self, update: int) -> None:
+        self.value += update
+
+    def remove(self, update: int) -> None:
+        self.value -= update
+
+    add_sums, remove_sums = add, remove
+
+    def sums(self) -> int:
+        return self.value
+
+
+class Counted:
+    """Image i counts 256ⁱ: the digits of a sum are how often each image was counted."""
+
+    zero = 0
+
+    def sums(self, images: Iterable[int]) -> int:
+        return sum(1 << (DIGIT * image) for image in images)
+
+    update = sums
+
+    def adder(self, sums: int) -> Tally:
+        return Tally(sums)
+
+    def same(self, one: int, other: int) -> bool:
+        return one == other
+
+    def contents(self, record: Record[int], updates: Sequence[int], pieces: int) -> list[Any]:  # noqa: ARG002
+        return [(record, piece, pieces) for piece in range(pieces)]
+
+    def reader(self) -> "_CountedReader":
+        return _CountedReader()
+
+
+class _CountedReader:
+    def __init__(self) -> None:
+        self._pieces = Pieces[Record[int]]()
+
+    def read(self, offset: int, content: tuple[Record[int], int, int]) -> tuple[Record[int], int] | None:
+        record, piece, pieces = content
+        if self._pieces.put(offset, record.id, piece, pieces, record) is None:
+            return None
+        return record, self._pieces.position(offset + 1)
+
+
+WIDTH = 4
+CLASSES = ("a", "b", "ß")
+RUN = Run("learn", "topic", Identity("trunk", "0", "1", "squared"), "", WIDTH)
+
+
+class Accumulator:
+    """An ``Adder`` of real sums."""
+
+    def __init__(self, sums: Sums) -> None:
+        self._sums = sums
+
+    @property
+    def classes(self) -> Collection[str]:
+        return self._sums.classes
+
+    def add(self, update: Update) -> None:
+        self._sums = self._sums + summed(update)
+
+    def remove(self, update: Update) -> None:
+        self._sums = self._sums - summed(update)
+
+    def add_sums(self, sums: Sums) -> None:
+        self._sums = self._sums + sums
+
+    def remove_sums(self, sums: Sums) -> None:
+        self._sums = self._sums - sums
+
+    def sums(self) -> Sums:
+        return self._sums
+
+
+def summed(update: Update) -> Sums:
+    ledger = Ledger(Sums.zero(update.products.shape[1]))
+    ledger.add(update.products, update.targets, update.labels, update.classes)
+    return ledger.total()
+
+
+class Real:
+    """Image i has products and a label that follow from i."""
+
+    def __init__(self) -> None:
+        self.zero = Sums.zero(WIDTH)
+
+    def update(self, images: Sequence[int]) -> Update:
+        products = np.random.default_rng(7).integers(0, 256, (256, WIDTH), np.uint8)[list(images)]
+        labels = tuple(CLASSES[image % len(CLASSES)] for image in images)
+        classes = tuple(dict.fromkeys(labels))
+        targets = np.array([[256 * (label == name) for name in classes] for label in labels], np.int64)
+        return Update(products, targets, labels, classes)
+
+    def sums(self, images: Iterable[int]) -> Sums:
+        some = list(images)
+        return summed(self.update(some)) if some else self.zero
+
+    def adder(self, sums: Sums) -> Accumulator:
+        return Accumulator(sums)
+
+    def same(self, one: Sums, other: Sums) -> bool:
+        return one.digest("x") == other.digest("x")
+
+    def contents(self, record: Record[Sums], updates: Sequence[Update], pieces: int) -> list[Any]:  # noqa: ARG002
+        return encode("sums", RUN, record, updates)
+
+    def reader(self) -> "_RealReader":
+        return _RealReader()
+
+
+class _RealReader:
+    def __init__(self) -> None:
+        self._reader = Reader(RUN)
+
+    def read(self, offset: int, content: Any) -> tuple[Record[Sums], int] | None:
+        message = Message(content.topic, 0, offset, 0, content.key, content.value, content.headers)
+        return self._reader.read(message)
+
+
+def contents(arithmetic: Arithmetic, publication: Publication[Any, Any], pieces: int) -> list[Any]:
+    """All pieces of what goes out with one transaction."""
+    found: list[Any] = []
+    for record in publication.records:
+        updates = publication.updates if record is publication.delta else ()
+        found += arithmetic.contents(record, updates, pieces)
+    return found

@@ -1,0 +1,168 @@
+"""Seeded bugs, one in each rule of the protocol: the model check must find every one of them."""
+
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from pipeline.errors import FencedError
+from pipeline.published import Delta, Published, Record, Retraction
+from pipeline.share import Publication, Share
+from tests.simulation.kafka import Transaction
+from tests.simulation.learner import Learner, LearnerLog
+
+
+class _AddsTwice(Share[Any, Any]):
+    """Takes its own delta for somebody else's when it comes back."""
+
+    def _change(self, record: Record[Any]) -> None:
+        self._awaited.discard(record.id)
+        super()._change(record)
+
+
+class AddedTwice(Learner):
+    share_type = _AddsTwice
+
+
+class _NeverSkips(Published[Any]):
+    def _lacks(self, delta: Delta[Any]) -> bool:
+        super()._lacks(delta)
+        return True
+
+
+class _SharesWithoutSkipping(Share[Any, Any]):
+    def read(self, record: Record[Any], position: int) -> None:
+        p = self.published
+        self.published = _NeverSkips(p.sums, p.clock, p.position, p.retracted)
+        super().read(record, position)
+
+
+class NotSkipped(Learner):
+    share_type = _SharesWithoutSkipping
+
+
+class _Keeps(Share[Any, Any]):
+    def _let_go(self, partitions: Iterable[int]) -> None:
+        for partition in set(partitions) & self._held.keys():
+            del self._held[partition]
+
+
+class UnpublishedKept(Learner):
+    """What was not published of a partition that was taken away stays in the sums."""
+
+    share_type = _Keeps
+
+
+class _ReadsCommittedOnly(LearnerLog):
+    def end_of_sums(self) -> int:
+        return self.kafka.stable_end
+
+
+class EndOfSumsReadAsCommittedOnly(Learner):
+    log_type = _ReadsCommittedOnly
+
+
+class PublishedAfterFencing(Learner):
+    """Goes on with a transaction whose positions were refused."""
+
+    def commit_positions(self, transaction: Transaction, positions: Mapping[int, int]) -> None:
+        try:
+            super().commit_positions(transaction, positions)
+        except FencedError:
+            if self.kafka.epochs[self.owner] != transaction.epoch or transaction.outcome is not None:
+                raise
+
+
+class _Forgets(Published[Any]):
+    def lacks(self, record: Record[Any]) -> bool:
+        return isinstance(record, Retraction) or super().lacks(record)
+
+
+class _SharesWithoutMemory(Share[Any, Any]):
+    def read(self, record: Record[Any], position: int) -> None:
+        p = self.published
+        self.published = _Forgets(p.sums, p.clock, p.position, p.retracted)
+        super().read(record, position)
+
+
+class RetractionAppliedTwice(Learner):
+    share_type = _SharesWithoutMemory
+
+
+class _ReadsOnlyTheLatest(LearnerLog):
+    def committed(self) -> Mapping[int, int] | None:
+        return dict(self.kafka.positions)
+
+
+class PositionsReadBeforeTheyAreStable(Learner):
+    """Does not wait for an open transaction that moves the positions."""
+
+    log_type = _ReadsOnlyTheLatest
+
+
+class _Trusts(Share[Any, Any]):
+    def keep(self, partitions: Collection[int]) -> None:
+        super().keep(partitions)
+        self._kept = {p: holding.position for p, holding in self._held.items()}
+
+    def given(self, partition: int, committed: int | None) -> tuple[int, int]:
+        start, stop = super().given(partition, committed)
+        return (start, start) if partition in self._kept else (start, stop)
+
+
+class KeptPartitionsTrusted(Learner):
+    """Takes a partition that it had before for one that nobody else had in between."""
+
+    share_type = _Trusts
+
+
+class _Remembers(Share[Any, Any]):
+    def aborted(self) -> None:
+        self.committed({})
+
+
+class AbortedTakenForCommitted(Learner):
+    share_type = _Remembers
+
+
+class _PublishesAgain(Share[Any, Any]):
+    def _publication(self, at_rest: bool) -> Publication[Any, Any]:
+        self._awaited = set()
+        return super()._publication(at_rest)
+
+
+class PublishedAgainBeforeItCameBack(Learner):
+    share_type = _PublishesAgain
+
+
+class DeletedUpToTheBase(Learner):
+    """Deletes all records before the end of what was read, instead of those that the newest base covers."""
+
+    def delete(self, share: Share[Any, Any]) -> None:  # noqa: ARG002
+        self.kafka.delete_before(self.log.next)
+
+
+class _ForgetsPieces(LearnerLog):
+    def read_sums(self, end: int | None = None) -> tuple[list[tuple[Record[Any], int]], bool]:
+        records, reached = super().read_sums(end)
+        return [(record, self.next) for record, _ in records], reached
+
+
+class BaseAmidPieces(Learner):
+    """Says of a base that it covers all that was read, also the first piece of what is not complete."""
+
+    log_type = _ForgetsPieces
+
+
+BUGS = [
+    AddedTwice,
+    NotSkipped,
+    UnpublishedKept,
+    EndOfSumsReadAsCommittedOnly,
+    PublishedAfterFencing,
+    RetractionAppliedTwice,
+    PositionsReadBeforeTheyAreStable,
+    KeptPartitionsTrusted,
+    AbortedTakenForCommitted,
+    PublishedAgainBeforeItCameBack,
+    DeletedUpToTheBase,
+    BaseAmidPieces,
+]

@@ -1,0 +1,207 @@
+"""A learner of the model check: the real protocol code, with all that a worker does around it, step by step.
+
+It is a generator, which the scheduler may leave alone for as long as it likes (a pause) or for ever (a crash).
+"""
+
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any
+
+from pipeline.errors import FencedError
+from pipeline.published import Base, Published, Record
+from pipeline.share import Learnt, Publication, Share
+from pipeline.takeover import read, take_over
+from tests.simulation.arithmetic import Arithmetic, contents
+from tests.simulation.kafka import BusyError, GoneError, Kafka, Transaction
+
+MOST = 6
+"""Images after which to publish, and so few deltas after which a base is due: a schedule has two dozen images."""
+DELTAS_PER_BASE = 2
+
+Choose = Callable[[int], int]
+
+
+class UnknownOutcomeError(Exception):
+    """A commit that no answer came to."""
+
+
+class Images:
+    """The topic: for each partition the image at each offset, or None where the broker has a record of its own."""
+
+    def __init__(self, layout: list[list[int | None]]) -> None:
+        self.layout = layout
+        self.ends = [0] * len(layout)
+
+    def span(self, partition: int, start: int, stop: int | None = None) -> list[tuple[int, int]]:
+        """Offsets and images with start <= offset < stop, as far as they have been produced."""
+        stop = self.ends[partition] if stop is None else min(stop, self.ends[partition])
+        some = enumerate(self.layout[partition][start:stop], start)
+        return [(offset, image) for offset, image in some if image is not None]
+
+
+class LearnerLog:
+    """``takeover.Log`` for one learner."""
+
+    def __init__(self, kafka: Kafka, images: Images, arithmetic: Arithmetic, start: int, choose: Choose) -> None:
+        self.kafka, self.images, self.arithmetic, self.choose = kafka, images, arithmetic, choose
+        self.reader = arithmetic.reader()
+        self.next = start
+
+    def committed(self) -> Mapping[int, int] | None:
+        return self.kafka.stable_positions()
+
+    def end_of_sums(self) -> int:
+        return self.kafka.end
+
+    def read_sums(self, end: int | None = None) -> tuple[list[tuple[Record[Any], int]], bool]:
+        end = self.kafka.end if end is None else end
+        stop = max(self.next, min(end, self.kafka.stable_end, self.next + 1 + self.choose(3)))  # as much as came
+        found = [self.reader.read(*record) for record in self.kafka.read(self.next, stop)]
+        self.next = stop
+        return [record for record in found if record], self.next >= end
+
+    def read_images(self, partition: int, start: int, stop: int) -> Iterable[Learnt[Any]]:
+        some = self.images.span(partition, start, stop)
+        for place in range(0, len(some), 2):
+            yield learnt(self.arithmetic, some[place : place + 2])
+
+
+def learnt(arithmetic: Arithmetic, some: list[tuple[int, int]]) -> Learnt[Any]:
+    return Learnt(some[-1][0] + 1, arithmetic.update([image for _, image in some]), len(some))
+
+
+class Learner:
+    """One learner, from its start to its crash."""
+
+    share_type: type[Share[Any, Any]] = Share
+    log_type: type[LearnerLog] = LearnerLog
+
+    def __init__(
+        self, name: str, owner: str, kafka: Kafka, images: Images, arithmetic: Arithmetic, choose: Choose
+    ) -> None:
+        self.name, self.owner = name, owner
+        self.kafka, self.images, self.arithmetic, self.choose = kafka, images, arithmetic, choose
+        self.at_rest = False
+        self.share: Share[Any, Any] | None = None
+        self.member: tuple[int, frozenset[int]] | None = None
+        self._steps = self._life()
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing that it could do, as things are."""
+        return (
+            self.share is not None
+            and self.member is not None
+            and self.member == self.kafka.look(self.name)
+            and self.share.complete
+            and self.log.next == self.kafka.end
+            and not any(self.images.span(p, at) for p, at in self.share.positions.items())
+        )
+
+    def step(self) -> None:
+        next(self._steps)
+
+    def _life(self) -> Iterator[None]:
+        while True:
+            try:
+                self.share = None
+                yield from self._begun_anew()
+                yield from self._session()
+            except GoneError:
+                yield
+
+    def _begun_anew(self) -> Iterator[None]:
+        newest: Published[Any] = Published(self.arithmetic.zero)
+        reader = self.arithmetic.reader()
+        for found in [reader.read(*record) for record in self.kafka.read(self.kafka.first, self.kafka.end)]:
+            if found and isinstance(found[0], Base):
+                newest = found[0].published
+        yield
+        self.log = self.log_type(self.kafka, self.images, self.arithmetic, newest.position, self.choose)
+        adder = self.arithmetic.adder(newest.sums)
+        name = f"{self.name}/{self.choose(1 << 30)}"
+        self.share = self.share_type(name, newest, adder, MOST, DELTAS_PER_BASE)
+
+    def _session(self) -> Iterator[None]:
+        """Work, until a part of the log is gone that was not read yet."""
+        assert self.share
+        while True:
+            try:
+                self.member = None
+                epoch = yield from self._fence_the_one_before()
+                while True:
+                    yield from self._come_round(epoch)
+            except (FencedError, UnknownOutcomeError):
+                yield
+
+    def _fence_the_one_before(self) -> Generator[None, None, int]:
+        while True:
+            try:
+                return self.kafka.init(self.owner)
+            except BusyError:
+                yield
+
+    def _come_round(self, epoch: int) -> Iterator[None]:
+        assert self.share
+        now = self.kafka.look(self.name)
+        if now is None:
+            yield
+        elif now != self.member:
+            yield from take_over(self.share, self.log, sorted(now[1]))
+            self.member = now
+        else:
+            read(self.share, self.log)
+            if self.share.deletable > self.kafka.first and self.choose(3) == 0:
+                self.delete(self.share)
+            yield
+            yield from self._micro_batch(epoch)
+
+    def delete(self, share: Share[Any, Any]) -> None:
+        self.kafka.delete_before(share.deletable)
+
+    def _micro_batch(self, epoch: int) -> Iterator[None]:
+        assert self.share
+        some = {p: self.images.span(p, at)[: self.choose(3)] for p, at in self.share.positions.items()}
+        parts = {p: learnt(self.arithmetic, images) for p, images in some.items() if images}
+        ends = {p: part.stop for p, part in parts.items()}
+        publication = self.share.begin(ends, at_rest=self.at_rest or (not parts and self.choose(4) == 0))
+        if not parts and not publication.records:
+            self.share.aborted()
+            yield
+            return
+        try:
+            images = [image for p in parts for _, image in some[p]]
+            yield from self.commit(epoch, publication, images, ends or self.share.positions)
+        except BaseException:
+            self.share.aborted()
+            raise
+        self.share.committed(parts)
+
+    def commit(
+        self, epoch: int, publication: Publication[Any, Any], images: list[int], positions: Mapping[int, int]
+    ) -> Iterator[None]:
+        """One transaction; it is over when this is."""
+        transaction = self.kafka.begin(self.owner, epoch)
+        self.kafka.predict(transaction, images)
+        early = self.choose(2)
+        if early:  # what was sent may arrive in any order
+            self.commit_positions(transaction, positions)
+            yield
+        for content in contents(self.arithmetic, publication, 1 + self.choose(4)):
+            self.kafka.produce(transaction, content)
+            if self.choose(3):
+                yield
+        if not early:
+            self.commit_positions(transaction, positions)
+        yield
+        lost = self.choose(24)
+        if lost == 0:
+            raise UnknownOutcomeError
+        self.kafka.end_transaction(transaction, True)
+        if lost == 1:
+            raise UnknownOutcomeError
+        while not self.kafka.is_over(transaction):
+            yield
+
+    def commit_positions(self, transaction: Transaction, positions: Mapping[int, int]) -> None:
+        assert self.member
+        self.kafka.commit_positions(transaction, self.name, self.member[0], positions)
