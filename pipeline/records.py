@@ -23,6 +23,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
+from functools import lru_cache
 from io import BytesIO
 from typing import Literal
 
@@ -93,13 +94,9 @@ class ImageRecord:
         if len(self.pixels) != PIXELS:
             raise RecordError("length", f"value: expected {PIXELS} bytes, got {len(self.pixels)}")
         _check_text("ce_id", self.id)
-        _check_text("ce_source", self.source)
-        if not _URI.fullmatch(self.source):
-            raise RecordError("header", f"ce_source: expected a URI reference, got {_short(self.source)}")
+        _check_source(self.source)
         if self.label is not None:
-            _check_text("ce_label", self.label, "label")
-            if (size := len(self.label.encode())) > LABEL_BYTES:
-                raise RecordError("label", f"ce_label: expected at most {LABEL_BYTES} bytes, got {size}")
+            _check_label(self.label)
         if self.subject is not None:
             _check_text("ce_subject", self.subject)
         if self.time is not None:
@@ -167,6 +164,20 @@ def _check_text(header: str, text: str, reason: str = "header") -> None:
             reason,
             f"{header}: U+{ord(found[0]):04X} at character {found.start()}; expected no control characters",
         )
+
+
+@lru_cache(maxsize=1024)  # most images of a stream share theirs with others
+def _check_source(text: str) -> None:
+    _check_text("ce_source", text)
+    if not _URI.fullmatch(text):
+        raise RecordError("header", f"ce_source: expected a URI reference, got {_short(text)}")
+
+
+@lru_cache(maxsize=1024)
+def _check_label(text: str) -> None:
+    _check_text("ce_label", text, "label")
+    if (size := len(text.encode())) > LABEL_BYTES:
+        raise RecordError("label", f"ce_label: expected at most {LABEL_BYTES} bytes, got {size}")
 
 
 def _check_time(text: str) -> None:

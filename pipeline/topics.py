@@ -54,7 +54,7 @@ def prediction(
     group: str,
     generation: int,
 ) -> Record:
-    """One image's prediction: what was served, by which generation of which group, and the label if known."""
+    """One image's prediction: what was served, its best scores, by which generation of which group, and the label."""
     value = {
         "v": SCHEMA,
         "id": image.id,
