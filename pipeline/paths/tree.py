@@ -1,0 +1,106 @@
+"""The training form of the articles (V2): every product of a spec is offered to the vendors of the next one.
+
+The paths form a tree, and each path's loss is its mean over the batch. That costs as many forward passes as there are
+paths, and is for training a base, not for a stream.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.market import Loss, columns
+from pipeline.paths import market, vendors
+from pipeline.paths.coefficients import NO_SLOPES, Update
+from pipeline.paths.model import Model, Round
+from pipeline.paths.network import Floats, Network, flatten, linear, pixels
+from pipeline.paths.terms import Terms
+
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Settles whole batches: P paths, n images, all of them labelled."""
+
+    network: Network
+    terms: Terms
+    loss: Loss
+
+    def settle(self, model: Model, images: NDArray[np.uint8], labels: Sequence[str]) -> Update:
+        """What the losses of all paths say of ``uint8[n, 28, 28]``. Changes nothing."""
+        offered = model.round()
+        classes = tuple(dict.fromkeys([*offered.classes, *labels]))
+        weights = market.weights(labels, model.counts) if self.terms.label_weights else np.ones(len(labels))
+        products, logits, vendor = self._grow(offered, images)
+        quoted = market.widened(logits.reshape(logits.shape[0] * logits.shape[1], len(offered.classes)), len(classes))
+        again = np.tile(columns(labels, classes), len(logits))
+        paid = self.loss(quoted, again).reshape(logits.shape[:2])
+        z = market.outcomes((weights * paid).mean(axis=1))
+        update = Update(
+            offered.generation,
+            classes,
+            len(offered.classes),
+            dict(Counter(labels)),
+            tuple(market.coefficients(z, vendor[s], self.terms.vendors[s]) for s in self.terms.traded),
+            *self._sums(quoted, again, np.tile(weights, len(logits)), products, offered.generation),
+        )
+        return replace(update, scale=self._scale(model, update, images, labels))
+
+    def _grow(self, offered: Round, images: NDArray[np.uint8]) -> tuple[Floats, Floats, Integers]:
+        """The products that the last spec is offered ``[P, n, D]``, logits ``[P, n, C]``, and vendors ``[3, P]``."""
+        products = pixels(images)[None]
+        vendor = np.zeros((3, 1), np.int64)
+        for spec in range(2):
+            taken, vendor = self._branch(offered, spec, vendor)
+            parts = [
+                self.network.block(spec, parameters[None], products[some].reshape(1, -1, *products.shape[2:]))[0]
+                for parameters, some in zip(offered.parameters[spec], taken, strict=True)
+            ]
+            products = np.concatenate(parts).reshape(taken.size, len(images), *parts[0].shape[1:])
+        taken, vendor = self._branch(offered, 2, vendor)
+        flat = flatten(products)[taken.ravel()]
+        by_vendor = flat.reshape(len(taken), -1, flat.shape[2])
+        logits = [linear(parameters, some) for parameters, some in zip(offered.parameters[2], by_vendor, strict=True)]
+        return flat, np.concatenate(logits).reshape(*flat.shape[:2], len(offered.classes)), vendor
+
+    def _branch(self, offered: Round, spec: int, vendor: Integers) -> tuple[Integers, Integers]:
+        """Which paths each vendor of a spec is offered ``[vendors, U]``, and the vendors of the paths that result."""
+        offers, paths = len(offered.parameters[spec]), vendor.shape[1]
+        sample = min(self.terms.upstream_sampling or paths, paths) if offers > 1 else paths
+        seed = self.terms.seed
+        taken = np.stack([vendors.upstream(paths, sample, seed, offered.generation, spec, v) for v in range(offers)])
+        grown = vendor[:, taken.ravel()]
+        grown[spec] = np.repeat(np.arange(offers), sample)
+        return taken, grown
+
+    def _sums(
+        self, logits: Doubles, labels: Integers, weights: Doubles, products: Floats, generation: int
+    ) -> tuple[Floats, Floats]:
+        if self.terms.last == "parameters":
+            return NO_SLOPES
+        bids = vendors.bids(len(logits), self.terms.vendors[2], logits.shape[1], self.terms.seed, generation)
+        slopes = weights[:, None] * market.slopes(logits, labels, bids, self.loss)
+        return market.sums(slopes, products.reshape(len(logits), -1))
+
+    def _scale(self, model: Model, update: Update, images: NDArray[np.uint8], labels: Sequence[str]) -> float:
+        """The multiple of the step after which the leaders' loss is least, from a second forward pass."""
+        if len(self.terms.scales) == 1:
+            return self.terms.scales[0]
+        return min(self.terms.scales, key=lambda scale: self._leaders(model, update, scale, images, labels))
+
+    def _leaders(
+        self, model: Model, update: Update, scale: float, images: NDArray[np.uint8], labels: Sequence[str]
+    ) -> float:
+        there = deepcopy(model)
+        there.apply(replace(update, scale=scale))
+        leaders = [part[None] for part in there.parameters]
+        products = pixels(images)[None]
+        for spec in range(2):
+            products = self.network.block(spec, leaders[spec], products)
+        logits = linear(leaders[2][0], flatten(products)[0])
+        return float(self.loss(logits.astype(np.float64), columns(labels, there.classes)).mean())

@@ -1,0 +1,71 @@
+"""Pre-training learns, and goes on where it was stopped."""
+
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+
+from pipeline import pretrain
+from pipeline.datasets import Split
+from pipeline.errors import SettingsError
+from pipeline.paths.base import Base
+from pipeline.paths.blas import BlasNetwork
+from pipeline.paths.network import Shape
+from pipeline.paths.terms import Terms
+from pipeline.pretrain import Training
+from tests.pipeline.synthetic import CLASSES, stream
+
+NETWORK = BlasNetwork(Shape(widths=(3, 5)))
+TERMS = Terms(vendors=(2, 2, 4), lr=0.05, probe=0.1)
+
+
+def splits() -> tuple[Split, Split]:
+    images, labels = stream(600)
+    numbers = np.array([CLASSES.index(label) for label in labels], np.uint8)
+    return Split("mnist", "train", images[:400], numbers[:400]), Split("mnist", "test", images[400:], numbers[400:])
+
+
+def training(out: Path, terms: Terms = TERMS) -> Training:
+    return Training(out, NETWORK, terms, 50, splits())
+
+
+def test_it_learns_and_says_how_it_went(tmp_path: Path) -> None:
+    one = training(tmp_path / "base.safetensors")
+    one.until(30, 10)
+    assert [(steps, images) for steps, images, _, _ in one.course.points] == [(10, 500), (20, 1000), (30, 1500)]
+    assert one.course.points[-1][3] > 0.9
+    assert orjson.loads((tmp_path / "base.json").read_bytes())["points"] == [list(p) for p in one.course.points]
+    base = Base.read(tmp_path / "base.safetensors")
+    assert base.generation == 30
+    assert pretrain.accuracy(base, NETWORK, splits()[1]) == one.course.points[-1][3]
+
+
+def test_stopped_and_started_again_it_makes_the_same_base(tmp_path: Path) -> None:
+    training(tmp_path / "whole.safetensors").until(9, 3)
+    training(tmp_path / "parts.safetensors").until(6, 3)
+    again = training(tmp_path / "parts.safetensors")
+    again.until(9, 3)
+    assert Base.read(tmp_path / "parts.safetensors").digest == Base.read(tmp_path / "whole.safetensors").digest
+    assert [steps for steps, *_ in again.course.points] == [3, 6, 9]
+
+
+def test_it_does_not_go_on_with_other_terms(tmp_path: Path) -> None:
+    training(tmp_path / "base.safetensors").until(2, 2)
+    with pytest.raises(SettingsError, match=r"base\.json: that training kept to other terms; give them again"):
+        training(tmp_path / "base.safetensors", Terms(vendors=(2, 3, 4)))
+
+
+@pytest.mark.parametrize("step", [1, 7, 10, 25])
+def test_every_image_comes_once_before_any_comes_again(step: int) -> None:
+    drawn = np.concatenate([pretrain.order(10, 3, start, start + step) for start in range(0, 50, step)])[:50]
+    for turn in range(5):
+        assert sorted(drawn[10 * turn : 10 * turn + 10]) == list(range(10))
+    assert len({drawn[10 * turn : 10 * turn + 10].tobytes() for turn in range(5)}) == 5
+
+
+def test_the_plot_is_drawn(tmp_path: Path) -> None:
+    one = training(tmp_path / "base.safetensors")
+    one.until(4, 2)
+    pretrain.plot(one.course, tmp_path / "base.png")
+    assert (tmp_path / "base.png").read_bytes()[:4] == b"\x89PNG"
