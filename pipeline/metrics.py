@@ -79,6 +79,7 @@ class Metrics:
             self.transactions.labels(outcome)
         for kind in ("busy", "fenced", "unknown"):
             self.broker_errors.labels(kind)
+        ProcessCollector(registry=self.registry)
         build = Gauge("build_info", "Always 1.", ["version"], namespace="marketplace", registry=self.registry)
         build.labels(version("marketstream")).set(1)
 

@@ -4,6 +4,7 @@ Where none can be run, those tests are left out, and the last line of the run sa
 """
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing
 
@@ -12,7 +13,7 @@ import pytest
 from pipeline.settings import load
 from tests.kafka.server import KafkaUnavailableError, Server
 
-_LEFT_OUT = "left out: no Kafka broker"
+_LEFT_OUT = "left out: "
 
 
 @pytest.fixture(scope="session")
@@ -48,7 +49,7 @@ def _started() -> Server:
     except KafkaUnavailableError as error:
         if os.environ.get("CI") == "true":
             raise
-        pytest.skip(f"{_LEFT_OUT}: {error}")
+        pytest.skip(f"{_LEFT_OUT}a real Kafka broker: {error}")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,7 +60,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
-    left_out = [reason for reason in reasons if _LEFT_OUT in reason]
-    if left_out:
-        why = left_out[0].partition(f"{_LEFT_OUT}: ")[2].rstrip("')")
-        terminalreporter.write_line(f"LEFT OUT: {len(left_out)} tests that need a real Kafka broker: {why}", red=True)
+    left_out = Counter(r.partition(_LEFT_OUT)[2].rstrip("')") for r in reasons if _LEFT_OUT in r)
+    for reason, count in left_out.items():
+        terminalreporter.write_line(f"LEFT OUT: {count} tests that need {reason}", red=True)
