@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test prove speed lint kafka clean
+.PHONY: help setup demo test prove speed lint dashboards kafka compose-check clean
 
 help:
 	@echo "make demo    the whole stream on this machine, from nothing"
@@ -12,7 +12,9 @@ help:
 	@echo "make prove   every claim of the README, measured again"
 	@echo "make speed   the learner's speed, in ratios"
 	@echo "make lint    ruff and mypy"
+	@echo "make dashboards  Grafana's dashboards, written anew from deploy/grafana"
 	@echo "make kafka   a real Kafka broker on this machine, to play with"
+	@echo "make compose-check  docker-compose.yml, brought up on a Docker engine and checked"
 
 setup: $(VENV)/.installed
 
@@ -42,8 +44,14 @@ lint: setup
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
+dashboards: setup
+	@$(RUN) -m deploy.grafana.generate
+
 kafka: setup
 	@$(RUN) -m tests.kafka.server $(ARGS)
+
+compose-check: setup
+	@$(RUN) -m deploy.check $(ARGS)
 
 clean:
 	rm -rf $(VENV) runs state build *.egg-info .mypy_cache .ruff_cache .hypothesis

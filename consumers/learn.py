@@ -65,7 +65,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     settings = cli.settings_of(arguments)
     folder = Folder(settings.snapshots / f"{settings.topic_prefix}{settings.group}", settings.snapshots_kept)
     base = _base(arguments.snapshot, arguments.freeze, folder)
-    with closing(connect(settings.broker, settings)) as broker, cli.stop_on_signals() as stop:
+    with cli.stop_on_signals(cli.PATIENCE) as stop, closing(connect(settings.broker, settings)) as broker:
         work(broker, settings, folder, base, stop, arguments)
     return 0
 

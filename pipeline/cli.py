@@ -13,6 +13,11 @@ from types import FrameType
 from pipeline.errors import MarketstreamError
 from pipeline.settings import PREFIX, Settings, load
 
+log = logging.getLogger(__name__)
+
+PATIENCE = 8.0
+"""Seconds in which a program that was told to stop does so in order. Those who stop containers wait for ten."""
+
 
 def parser(description: str, *settings: str) -> argparse.ArgumentParser:
     """An argument parser with ``--json`` and one flag for each named setting."""
@@ -33,18 +38,31 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set."""
-    stop = threading.Event()
+def stop_on_signals(patience: float | None = None) -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set.
+
+    If the block does not end within ``patience`` seconds after that, the process does, as if it had been killed: a
+    broker may be out of reach, and whoever sent the signal will not wait for it.
+    """
+    stop, ended = threading.Event(), threading.Event()
+
+    def end() -> None:
+        stop.set()
+        if not ended.wait(patience):
+            log.error(
+                "the broker has not answered for %g s since the signal: ending at once; nothing is lost", patience
+            )
+            os._exit(1)
 
     def handle(_number: int, _frame: FrameType | None) -> None:
         # Not set() itself: the thread that is interrupted may hold the event's lock.
-        threading.Thread(target=stop.set).start()
+        threading.Thread(target=end, daemon=True).start()
 
     before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
+        ended.set()
         for number, handler in before.items():
             signal.signal(number, handler)
 

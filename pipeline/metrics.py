@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from pipeline.records import REASONS
 from pipeline.scores import NOTHING, ClassScore, Scores
 
 MOST_NAMES = 100
@@ -77,6 +78,8 @@ class Metrics:
             object.__setattr__(self, name, metric)
         for outcome in ("committed", "aborted", "unknown"):  # from 0 on, so that the first one counts as a rise
             self.transactions.labels(outcome)
+        for reason in (*REASONS, "classes", "loss"):
+            self.dead_letters.labels(reason)
         for kind in ("busy", "fenced", "unknown"):
             self.broker_errors.labels(kind)
         ProcessCollector(registry=self.registry)

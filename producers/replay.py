@@ -221,8 +221,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     stream = plan(scenario, load_splits(scenario, settings), options.run)
     topic = Topics(settings.topic_prefix).source(settings)
     with (
+        cli.stop_on_signals(cli.PATIENCE) as stop,
         closing(connect(settings.broker, settings)) as broker,
-        cli.stop_on_signals() as stop,
         _progress(stream, settings) as progress,
     ):
         outcome = replay(

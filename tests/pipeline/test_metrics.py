@@ -11,6 +11,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.metrics import MOST_NAMES, OTHER, Metrics
+from pipeline.records import REASONS
 from pipeline.scores import NOTHING, Scores
 
 Outcome = tuple[str, str | None]
@@ -195,7 +196,10 @@ def test_what_happens_is_counted(metrics: Metrics) -> None:
     metrics.snapshots.inc()
     metrics.last_clear.set(1.5e9)
     seen = samples(metrics)
-    assert seen["marketplace_dead_letters_total"] == {("shape",): 2}
+    dead = seen["marketplace_dead_letters_total"]
+    assert dead.pop(("shape",)) == 2
+    assert set(dead) == {(r,) for r in (*REASONS, "classes", "loss")} - {("shape",)}  # so that the first one is a rise
+    assert set(dead.values()) == {0}
     assert seen["marketplace_snapshots_total"] == {(): 1}
     assert seen["marketplace_last_clear_timestamp_seconds"] == {(): 1.5e9}
     assert list(seen["marketplace_build_info"].values()) == [1]

@@ -185,3 +185,22 @@ def test_a_signal_stops_and_the_handler_of_before_comes_back(number: signal.Sign
         os.kill(os.getpid(), number)
         assert stop.wait(10)
     assert signal.getsignal(number) is before
+
+
+def test_a_program_that_cannot_stop_in_order_ends_all_the_same() -> None:
+    program = """if True:
+        import threading
+        from pipeline import cli
+        with cli.stop_on_signals(0.1):
+            print("ready", flush=True)
+            threading.Event().wait()
+    """
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 1
+        assert b"nothing is lost" in process.stderr.read()

@@ -1,0 +1,1 @@
+"""`make compose-check`: the shipped docker-compose.yml, brought up and watched."""
