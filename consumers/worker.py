@@ -253,10 +253,9 @@ class Worker:
         self._drop_ahead()
         try:
             self._land()
-            while not share.complete and time.monotonic() < deadline:
+            while not (read(share, log_, log_.end_of_sums()) and share.complete) and time.monotonic() < deadline:
                 self.came_round()
                 self._publish()
-                read(share, log_, log_.end_of_sums())
         except FencedError as error:
             log.info("others go on with what was not published: %s", error)
         self.save()
