@@ -100,5 +100,5 @@ def summary(worker: Worker, group: str, seconds: float) -> dict[str, Any]:
         },
         "generation": worker.generation,
         "settled_images": worker.settled_images,
-        "digest": state.learner.sums().digest(state.identity.digest),
+        "digest": state.learner.sums().digest(state.run.identity.digest),
     }

@@ -11,8 +11,10 @@ import logging
 import sys
 import threading
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -20,11 +22,11 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from consumers.display import Display, class_table, summary
-from consumers.state import Recovery
+from consumers.state import Recovery, State
 from consumers.worker import Worker
 from pipeline import cli, snapshots
-from pipeline.broker import Broker, Consumer, Partition, connect
-from pipeline.errors import BrokerBusyError, FencedError, GroupBusyError, OutcomeUnknownError, SnapshotError
+from pipeline.broker import Broker, connect
+from pipeline.errors import BrokerBusyError, FencedError, OutcomeUnknownError, OutOfStepError, SnapshotError
 from pipeline.metrics import Metrics
 from pipeline.server import serving
 from pipeline.settings import Settings
@@ -37,16 +39,18 @@ log = logging.getLogger(__name__)
 SHORTEST_WAIT, LONGEST_WAIT = 0.5, 10.0
 """Seconds between two tries where the broker is in trouble."""
 
-TROUBLES = {BrokerBusyError: "busy", FencedError: "fenced", OutcomeUnknownError: "unknown"}
+TROUBLES = {
+    BrokerBusyError: "busy",
+    FencedError: "fenced",
+    OutcomeUnknownError: "unknown",
+    OutOfStepError: "out-of-step",
+}
 """What passes, and as which kind it is counted."""
-
-STAND_BY = 1.0
-"""Seconds between two looks at which partitions a waiting learner has."""
 
 SETTINGS = (
     *("broker", "topic_prefix", "partitions", "retention", "retention_bytes", "replication", "session_timeout"),
     *("group", "seed", "filters", "backend"),
-    *("batch_size", "batch_wait", "window", "snapshots", "snapshot_images", "snapshots_kept"),
+    *("batch_size", "batch_wait", "window", "publish_images", "snapshots", "snapshot_images", "snapshots_kept"),
     *("metrics_host", "metrics_port"),
 )
 
@@ -94,17 +98,20 @@ def work(
     broker.ensure_topics([topics.source(settings), *topics.results()])
     group = settings.group + ("-frozen" if arguments.freeze else "")
     metrics = Metrics(CollectorRegistry())
-    worker = Worker(broker, topics, metrics, None if arguments.freeze else folder, settings)
-    sizes = settings.window, settings.batch_size
-    recovery = Recovery(broker, topics, group, filters, trunk, *sizes, arguments.freeze, worker.came_round)
+    name = _transactional_id(broker, topics, group)
+    worker = Worker(broker, topics, name, metrics, None if arguments.freeze else folder, settings)
+    recovery = Recovery(
+        broker, topics, group, filters, trunk, folder, base, arguments.freeze, settings, worker.came_round
+    )
     display = Display(worker)
     with ExitStack() as shown:
         address = settings.metrics_host, settings.metrics_port
         port = shown.enter_context(serving(metrics.registry, *address, worker.healthy))
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, port)
+        learner = Learner(worker, recovery)
         newcomer = True
         for session in _sessions(stop, worker, metrics):
-            with session, _attached(worker, recovery, folder, base, stop, newcomer):
+            with session, learner.at_work(stop):
                 if newcomer:
                     newcomer = False
                     metrics.watch(worker)
@@ -117,42 +124,36 @@ def work(
     report(worker, group, display, arguments.json)
 
 
-@contextmanager
-def _attached(
-    worker: Worker, recovery: Recovery, folder: Folder, base: Snapshot | None, stop: threading.Event, newcomer: bool
-) -> Iterator[None]:
-    """Join the group, recover its state, and leave the group at the end."""
-    broker, images, group = recovery.broker, recovery.topics.images, recovery.group
-    with closing(broker.consumer(group, images)) as consumer:
-        _await_partitions(consumer, worker, set(broker.extents(images)), stop, newcomer)
-        # Only now: whoever had the partitions before is fenced from here on.
-        with closing(broker.producer(f"{images}.{group}")) as producer:
-            worker.attach(consumer, producer, recovery.state(folder, base))
-            try:
+def _transactional_id(broker: Broker, topics: Topics, group: str) -> str:
+    """Where learners share a group, they must not fence each other: their places in the group fence them."""
+    name = f"{topics.images}.{group}"
+    return f"{name}.{uuid.uuid4().hex}" if broker.shares_groups else name
+
+
+class Learner:
+    """A member of the group, again and again, with one state."""
+
+    def __init__(self, worker: Worker, recovery: Recovery) -> None:
+        self._worker, self._recovery = worker, recovery
+        self._state: State | None = None
+
+    @contextmanager
+    def at_work(self, stop: threading.Event) -> Iterator[None]:
+        """Join the group, take over what it gives, and leave the group at the end."""
+        recovery, newcomer = self._recovery, self._state is None
+        # Before joining: it takes a while, and whoever differs from the learners at work is not to disturb them.
+        state = self._state = self._state or recovery.state()
+        try:
+            with (
+                closing(recovery.broker.consumer(recovery.group, recovery.topics.images)) as consumer,
+                self._worker.attached(consumer, state, stop),
+            ):
+                if newcomer:
+                    recovery.restore_scores(state)
                 yield
-            finally:
-                worker.detach()
-
-
-def _await_partitions(
-    consumer: Consumer, worker: Worker, wanted: set[Partition], stop: threading.Event, newcomer: bool
-) -> None:
-    """Stand by until this learner has all partitions: its sums are those of the whole topic.
-
-    Raises GroupBusyError for a newcomer that is given some of them: the learner that is at work needs them all.
-    """
-    said = False
-    while consumer.assignment != wanted and not stop.is_set():
-        worker.came_round()
-        if consumer.assignment and newcomer:
-            raise GroupBusyError(
-                f"group {consumer.member.group} has another learner; a group learns with one learner at a time: "
-                "stop the other one, or give this one another --group"
-            )
-        consumer.poll(1, STAND_BY)  # what it hands out is read again: the worker seeks before it reads
-        if not consumer.assignment and not said:
-            log.info("standing by: group %s has another learner, or is being joined", consumer.member.group)
-            said = True
+        except OutOfStepError:
+            self._state = replace(recovery.state(), scores=state.scores, alone=state.alone)
+            raise
 
 
 def _sessions(stop: threading.Event, worker: Worker, metrics: Metrics) -> Iterator[AbstractContextManager[None]]:

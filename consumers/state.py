@@ -1,56 +1,70 @@
-"""What a worker knows, and how it comes to know it again after a stop or a crash.
+"""What a learner knows, and how it comes to know it again after a stop or a crash.
 
-Kept are the sums with their clock (a snapshot) and, on the broker, the group's positions. What lies between the two
-is read again and settled without emitting anything: integer sums need no log of where micro-batches ended.
+What it begins with is what is published: where a broker gives a group one learner, its newest snapshot; where it gives
+it several, the topic ``sums``. What lies between that and the group's positions is read again when partitions are
+taken over, and settled without emitting anything: integer sums need no log of where micro-batches ended.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import orjson
 
-from pipeline.batch import settle_again
-from pipeline.broker import Broker, Extent, Partition
+from consumers.group import GroupLog, newest_base
+from pipeline.broker import Broker, Topic
 from pipeline.clearing import Clearing
 from pipeline.errors import RecoveryError, SnapshotError
 from pipeline.identity import Identity
+from pipeline.learner import Update
+from pipeline.published import Published
 from pipeline.scores import Scores
+from pipeline.settings import Settings
+from pipeline.share import Share
 from pipeline.snapshots import Folder, Snapshot
+from pipeline.sole import Frozen, Sole
 from pipeline.sums import Sums
+from pipeline.sums_records import Reader, Run
+from pipeline.takeover import read
 from pipeline.topics import Topics
 from pipeline.trunk import Filters, Trunk
 
 log = logging.getLogger(__name__)
 
 LOSS = "squared"
+"""With another one targets depend on the order of the stream, and learners could not add up what they find."""
 
 
 @dataclass
 class State:
-    """A learner, its scores, and how far they reach.
+    """A learner, its share in the group's work, and its scores.
 
-    ``clock`` is the next offset of each partition, ``base`` the digest of the model that learning began with.
+    ``scored`` is the end of the predictions that the scores count. ``alone`` as long as nobody else has predicted
+    any since, and ``saved`` is how far the newest snapshot reaches.
     """
 
+    run: Run
     learner: Clearing
+    share: Share[Update, Sums]
+    log: GroupLog
     scores: Scores
-    identity: Identity
-    topic_id: str
-    clock: dict[int, int]
-    base: str = ""
+    scored: int = 0
+    alone: bool = False
+    saved: int = 0
 
     def snapshot(self, predictions: int) -> Snapshot:
-        """All of it as a value; ``predictions`` is the present end of that topic."""
+        """What it has for good, as a value; ``predictions`` is the present end of that topic."""
+        kept = self.share.kept()
         return Snapshot(
-            self.learner.sums(),
-            self.identity,
+            kept.sums,
+            self.run.identity,
             self.learner.generation,
-            self.topic_id,
-            dict(self.clock),
-            predictions,
+            self.run.topic_id,
+            dict(kept.clock),
+            predictions if self.alone else 0,
             self.scores.state(),
-            self.base,
+            self.run.base,
         )
 
 
@@ -58,7 +72,8 @@ class State:
 class Recovery:
     """Rebuilds the state of a group.
 
-    A frozen group does not learn: it serves ``base`` as it is. ``came_round`` is called while this takes its time.
+    A frozen group does not learn: it serves ``base`` as it is. Otherwise ``base`` is the model to begin with.
+    ``came_round`` is called while this takes its time.
     """
 
     broker: Broker
@@ -66,37 +81,83 @@ class Recovery:
     group: str
     filters: Filters
     trunk: Trunk
-    window: int
-    batch_size: int
-    frozen: bool = False
-    came_round: Callable[[], None] = lambda: None
+    folder: Folder
+    base: Snapshot | None
+    frozen: bool
+    settings: Settings
+    came_round: Callable[[], None]
 
     @property
     def identity(self) -> Identity:
         return Identity.of(self.filters, LOSS)
 
-    def state(self, folder: Folder, base: Snapshot | None) -> State:
-        """The state as of the group's committed positions.
+    @property
+    def _shared(self) -> bool:
+        return self.broker.shares_groups and not self.frozen
 
-        Raises SnapshotError for a snapshot of another identity, RecoveryError if stream, positions and snapshot do
-        not fit together; both say what differs and what to do.
+    def state(self) -> State:
+        """The state before any partition is taken over: what is published.
+
+        Raises SnapshotError for a snapshot of another identity, SumsError if learners that are at work have another
+        one, RecoveryError if stream and snapshot do not fit together; all say what differs and what to do.
         """
-        if base:
-            self._check_identity(base, "the model to begin with")
-        own = None if self.frozen else folder.newest()
-        if own:
-            self._check_own(own, folder, base)
-        start = own or base or Snapshot(Sums.zero(self.filters.width), self.identity)
+        if self.base:
+            self._check_identity(self.base, "the model to begin with")
+        own = None if self.frozen else self.folder.newest()
         topic_id = self.broker.topic_id(self.topics.images)
-        clock, goal = self._span(start if start.topic_id == topic_id else None)
+        if own:
+            self._check_own(own, topic_id)
+        came_from = own.base if own else self.base.digest if self.base else ""
+        run = Run(self.group, topic_id, self.identity, came_from, self.filters.width)
+        state = self._from_sums(run) if self._shared else self._from_snapshot(run, own)
+        if own:
+            state.learner.generation, state.saved = own.generation, sum(own.clock.values())
+            if own.scores and own.predictions:
+                state.scores, state.scored = Scores.restored(own.scores, self.settings.window), own.predictions
+        return state
+
+    def _from_snapshot(self, run: Run, own: Snapshot | None) -> State:
+        start = own or self.base or Snapshot(Sums.zero(run.width), run.identity)
         learner = Clearing(self.trunk, start.sums, generation=start.generation)
-        if not self.frozen:
-            self._settle_again(learner, clock, goal)
-        scores, generation = self._scores(own)
-        learner.generation = max(learner.generation, generation)
-        learner.clear()
-        came_from = own.base if own else base.digest if base else ""
-        return State(learner, scores, self.identity, topic_id, goal, came_from)
+        kind: type[Sole[Update, Sums]] = Frozen if self.frozen else Sole
+        share = kind(self.group, _published(start, run.topic_id), learner)
+        state = self._made(run, learner, share)
+        state.saved = sum(share.published.clock.values())
+        return state
+
+    def _from_sums(self, run: Run) -> State:
+        """The newest base of the group, or the model to begin with, and what was published since."""
+        sums = self.topics.sums(self.group)
+        self.broker.ensure_topics([Topic(sums.topic, 1)])
+        newest, came_from = newest_base(self.broker, sums, run)
+        run = replace(run, base=came_from)
+        extent = self.broker.extents(sums.topic)[sums]
+        if newest is None and extent.first:
+            raise RecoveryError(
+                f"topic {sums.topic} begins at {extent.first} and holds no base: records were deleted that are needed; "
+                "choose another --group"
+            )
+        start = newest
+        if start is None and self.base:
+            start = _published(self.base, run.topic_id)
+        if start is None and came_from:
+            raise RecoveryError(
+                f"group {self.group} began with the model of digest {came_from}: name it with --snapshot"
+            )
+        published = start or Published(Sums.zero(run.width))
+        learner = Clearing(self.trunk, published.sums)
+        begins = newest is None and bool(came_from)
+        share = Share(uuid.uuid4().hex, published, learner, self.settings.publish_images, base_due=begins)
+        state = self._made(run, learner, share)
+        while not read(share, state.log, extent.end):
+            self.came_round()
+        return state
+
+    def _made(self, run: Run, learner: Clearing, share: Share[Update, Sums]) -> State:
+        sums = self.topics.sums(self.group)
+        reading = (self.broker.tail(sums, share.published.position), Reader(run)) if self._shared else None
+        log = GroupLog(self.broker, self.topics.images, self.group, learner, self.settings.batch_size, sums, reading)
+        return State(run, learner, share, log, Scores(self.settings.window))
 
     def _check_identity(self, snapshot: Snapshot, which: str) -> None:
         if snapshot.identity != self.identity:
@@ -105,64 +166,36 @@ class Recovery:
                 "use the settings that it was made with"
             )
 
-    def _check_own(self, own: Snapshot, folder: Folder, base: Snapshot | None) -> None:
-        self._check_identity(own, f"the newest snapshot in {folder.path}")
-        if base and base.digest != own.base:
+    def _check_own(self, own: Snapshot, topic_id: str) -> None:
+        self._check_identity(own, f"the newest snapshot in {self.folder.path}")
+        if self.base and self.base.digest != own.base:
             raise SnapshotError(
-                f"group {self.group} has snapshots in {folder.path} that did not begin with that model: "
+                f"group {self.group} has snapshots in {self.folder.path} that did not begin with that model: "
                 "choose another --group to begin anew, or leave --snapshot away to go on"
             )
-        topic_id = self.broker.topic_id(self.topics.images)
         if own.topic_id != topic_id:
             raise RecoveryError(
-                f"topic {self.topics.images} was made anew since the snapshots in {folder.path} were written "
+                f"topic {self.topics.images} was made anew since the snapshots in {self.folder.path} were written "
                 f"(id {topic_id}, not {own.topic_id}): choose another --group, and --snapshot to begin with that model"
             )
 
-    def _span(self, snapshot: Snapshot | None) -> tuple[dict[int, int], dict[int, int]]:
-        """Where the sums end and where the group stands, for each partition."""
-        committed = self.broker.committed(self.group, self.topics.images)
-        clock, goal = {}, {}
-        for partition, extent in self.broker.extents(self.topics.images).items():
-            begun = 0 if partition in committed else extent.first
-            at = snapshot.clock.get(partition.number, 0) if snapshot else begun
-            to = committed[partition].offset if partition in committed else at
-            if self.frozen:
-                at = to
-            self._check_span(partition, at, to, extent)
-            clock[partition.number], goal[partition.number] = at, to
-        return clock, goal
+    def restore_scores(self, state: State) -> None:
+        """Go on with the scores of the group, and its newest generation, if this learner begins alone.
 
-    def _check_span(self, partition: Partition, at: int, to: int, extent: Extent) -> None:
-        where = f"topic {partition.topic}, partition {partition.number}"
-        if not at <= to <= extent.end:
-            raise RecoveryError(
-                f"{where}: the sums reach offset {at}, group {self.group} stands at {to} and the topic ends at "
-                f"{extent.end}: positions were moved or the topic was made anew; choose another --group"
-            )
-        if at < extent.first and at < to:
-            raise RecoveryError(
-                f"{where}: images from offset {at} to {min(to, extent.first)} are needed to rebuild the sums, but the "
-                f"topic begins at {extent.first}: put back a snapshot that reaches further, or choose another --group"
-            )
-
-    def _settle_again(self, learner: Clearing, clock: Mapping[int, int], goal: Mapping[int, int]) -> None:
-        for number, start in clock.items():
-            if start < goal[number]:
-                log.info("partition %d: learning offsets %d to %d again", number, start, goal[number])
-            messages = self.broker.read(Partition(self.topics.images, number), start, goal[number])
-            settle_again(learner, messages, self.batch_size, lambda _: self.came_round())
-
-    def _scores(self, own: Snapshot | None) -> tuple[Scores, int]:
-        """The scores as of the last prediction, and the newest generation that served one."""
-        scores = Scores.restored(own.scores, self.window) if own and own.scores else Scores(self.window)
+        One that joins others counts what it predicts itself, so that counters of all learners can be added up.
+        """
+        if not state.alone:
+            state.scores = Scores(self.settings.window)
+            return
         (partition, extent), *_ = self.broker.extents(self.topics.predictions).items()
-        generation = 0
-        start = own.predictions if own else extent.first
-        for message in self.broker.read(partition, max(start, extent.first), extent.end):
+        for message in self.broker.read(partition, max(state.scored, extent.first), extent.end):
             served = orjson.loads(message.value)
             if served["group"] == self.group:
-                generation = max(generation, served["generation"])
+                state.learner.generation = max(state.learner.generation, served["generation"])
                 if served["label"] is not None:
-                    scores.add([(served["label"], served["predicted"])])
-        return scores, generation
+                    state.scores.add([(served["label"], served["predicted"])])
+
+
+def _published(snapshot: Snapshot, topic_id: str) -> Published[Sums]:
+    """A model as what is published; the offsets of another topic mean nothing in this one."""
+    return Published(snapshot.sums, snapshot.clock if snapshot.topic_id == topic_id else {})

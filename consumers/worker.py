@@ -1,85 +1,51 @@
 """The loop of the learner: quote, score, settle, clear; one transaction for each micro-batch.
 
-Three micro-batches are under way at a time: while one is being committed, the next is quoted, and the one after that
-is read and decoded. Memory moves only after the commit, so that at any moment a crash leaves what the broker holds
-and nothing else.
+While a micro-batch is being committed, the next one is read and quoted. (Another thread could read ahead; it would
+hold the interpreter, and so all threads of the trunk, for longer than it saves.) Memory moves only after the commit,
+so that at any moment a crash leaves what the broker holds and nothing else. Whenever the group changes, all of this
+comes to an end first, and partitions are taken over.
 """
 
 import logging
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 
-import numpy as np
-
+from consumers.job import Job, Reading
 from consumers.state import State
 from pipeline import topics as t
 from pipeline.batch import Batch
-from pipeline.broker import Broker, Consumer, Member, Message, Partition, Position, Producer, Record
-from pipeline.errors import FencedError, OutcomeUnknownError, RecordError
-from pipeline.learner import Quotes, Update
+from pipeline.broker import Broker, Consumer, Member, Message, Partition, Position, Record
+from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError
+from pipeline.learner import Update
 from pipeline.metrics import Metrics
 from pipeline.records import stack
 from pipeline.scores import Scores
 from pipeline.settings import Settings
+from pipeline.share import Publication
 from pipeline.snapshots import Folder, Snapshot
+from pipeline.sums import Sums
+from pipeline.sums_records import encode
+from pipeline.takeover import read, take_over
 
 log = logging.getLogger(__name__)
 
 HEALTHY_SECONDS = 60.0
 """A worker that did not come round for so long hangs."""
 
-BEST = 5
-"""Scores in a prediction: with a thousand classes, all of them would be 16 kB an image."""
-
 PATIENCE = 0.5
 """Seconds that an idle worker waits for records before it looks whether it should stop."""
 
+READ_SECONDS = 0.2
+"""How often to look at what others have published."""
 
-@dataclass(frozen=True)
-class _Reading:
-    """A micro-batch as it was read.
+PUBLISH_SECONDS = 10.0
+"""What was learnt is published after so long, however little it is."""
 
-    ``ends`` are the offsets after the last message of each partition, ``member`` is who the broker took the consumer
-    for at that moment.
-    """
-
-    messages: list[Message]
-    batch: Batch
-    ends: Mapping[Partition, int]
-    member: Member
-
-
-@dataclass(frozen=True)
-class _Job:
-    """A micro-batch that was quoted and settled: what is to be committed, and then remembered."""
-
-    reading: _Reading
-    quotes: Quotes
-    predictions: list[str | None]
-    update: Update | None
-    generation: int
-    clock: Mapping[int, int]
-
-    @property
-    def batch(self) -> Batch:
-        return self.reading.batch
-
-    @property
-    def ends(self) -> Mapping[Partition, int]:
-        return self.reading.ends
-
-    @property
-    def dead(self) -> list[tuple[Message, RecordError]]:
-        """What could not be read, and what could not be learnt from."""
-        unsound = self.update.unsound if self.update else ()
-        reason = RecordError("loss", "a vendor's loss was not finite")
-        return self.batch.dead + [(self.batch.messages[place], reason) for place in unsound]
+LAST_SECONDS = 15.0
+"""How long a learner that stops waits for what it has published to come back."""
 
 
 class Worker:
@@ -87,49 +53,53 @@ class Worker:
 
     Parameters
     ----------
+    transactional_id
+        No other process that is alive has it.
     folder
         Where snapshots go; None for a frozen worker, which serves and never learns.
     """
 
     def __init__(
-        self, broker: Broker, topics: t.Topics, metrics: Metrics, folder: Folder | None, settings: Settings
+        self,
+        broker: Broker,
+        topics: t.Topics,
+        transactional_id: str,
+        metrics: Metrics,
+        folder: Folder | None,
+        settings: Settings,
     ) -> None:
         self._broker, self._topics, self._metrics, self._folder = broker, topics, metrics, folder
-        self._settings = settings
-        self._reader, self._committer, self._writer = (ThreadPoolExecutor(1, n) for n in ("read", "commit", "write"))
-        self._ahead: Future[_Reading] | None = None
-        self._open: tuple[_Job, Future[None]] | None = None
+        self._id, self._settings = transactional_id, settings
+        self._committer, self._writer = ThreadPoolExecutor(1, "commit"), ThreadPoolExecutor(1, "write")
+        self._open: tuple[Job, Future[None]] | None = None
+        self._lost: Job | None = None
         self._saving: Future[None] | None = None
-        self._since_snapshot = 0
+        self._predicted: dict[int, int] = {}
         self._came_round = time.monotonic()
         self.lag: Mapping[int, int] = {}
         self.records = 0
         self.dead_letters = 0
 
-    def attach(self, consumer: Consumer, producer: Producer, state: State) -> None:
-        """Begin with this state, or go on with it after trouble with the broker.
+    @contextmanager
+    def attached(self, consumer: Consumer, state: State, stop: threading.Event) -> Iterator[None]:
+        """Begin with this state, or go on with it after trouble with the broker: take over what was assigned.
 
-        A commit whose outcome was not known is counted now, if the state shows that it happened.
+        A commit whose outcome was not known is counted now, if it happened. At the end of the block nothing uses the
+        consumer any more.
         """
-        if self._open:
-            job, _ = self._open
-            if all(state.clock[p.number] >= end for p, end in job.ends.items()):
-                self._count(job)
-            self._open = None
-        self._metrics.at_work.set(1)
-        self._consumer, self._producer, self.state = consumer, producer, state
-        self._member = consumer.member
-        self._taken = self.records
+        self._consumer, self._producer, self.state = consumer, self._broker.producer(self._id), state
         self._known = set(state.learner.classes)
-        for partition in consumer.assignment:
-            consumer.seek(partition, state.clock[partition.number])
-
-    def detach(self) -> None:
-        """Let go of consumer and producer: returns when nothing uses them any more."""
-        under_way: list[Future[Any]] = [self._ahead] if self._ahead else []
-        wait(under_way + ([self._open[1]] if self._open else []))
-        self._metrics.at_work.set(0)
-        self._ahead = None
+        self._read_at = self._published_at = time.monotonic()
+        self._partitions = len(self._broker.extents(self._topics.images))
+        try:
+            self._take_over(stop)
+            self._metrics.at_work.set(1)
+            yield
+        finally:
+            self._metrics.at_work.set(0)
+            with suppress(BrokerError):
+                self._land()
+            self._producer.close()
 
     @property
     def scores(self) -> Scores:
@@ -152,36 +122,148 @@ class Worker:
         return time.monotonic() - self._came_round < HEALTHY_SECONDS
 
     def run(self, stop: threading.Event, most: int | None, after: Callable[[], None]) -> None:
-        """Work until ``stop`` is set or ``most`` records were taken; then write a snapshot.
+        """Work until ``stop`` is set or ``most`` records were taken; then publish, and write a snapshot.
 
         ``after`` is called after every micro-batch. Raises what the broker raises; memory and snapshots then hold
         nothing that was not committed.
         """
-        while not stop.is_set() and (ahead := self._read_ahead(most)):
-            if self._open:  # learn from it as soon as it is committed, if there is nothing better to do
-                under_way: list[Future[Any]] = [ahead, self._open[1]]
-                wait(under_way, return_when=FIRST_COMPLETED)
-                if not ahead.done():
+        while not stop.is_set():
+            try:
+                left = self._settings.batch_size if most is None else most - self._taken
+                if left <= 0:
                     self._land()
-            reading = ahead.result()
-            self._ahead = None
-            if reading.messages:
-                self._taken += len(reading.messages)
-                self._read_ahead(most)
-                self._step(reading)
+                    break
+                self._turn(min(left, self._settings.batch_size), stop)
+            except FencedError as error:
+                self._go_on(error, stop)
             after()
-        self._land()
-        self.save()
-        self._saved()
+        self._finish()
         after()
 
+    def _turn(self, most: int, stop: threading.Event) -> None:
+        reading = self._read(most)
+        if reading.rebalancing or reading.member != self._member:
+            self._land()
+            self._metrics.rebalances.inc()
+            self._take_over(stop)
+        elif reading.messages:
+            self._taken += len(reading.messages)
+            self._step(reading)
+        else:
+            self._land()
+            self._follow()
+            if self._is_time():
+                self._publish()
+
+    # -- the group
+
+    def _take_over(self, stop: threading.Event) -> None:
+        """Until this learner has all that is assigned to it. Nothing is read or committed meanwhile."""
+        while not stop.is_set():
+            self.came_round()
+            if not self._consumer.rebalancing and self._has_taken_over():
+                return
+            self._consumer.poll(1, PATIENCE)  # what it hands out is read again
+
+    def _has_taken_over(self) -> bool:
+        share = self.state.share
+        self._member = self._consumer.member
+        assigned = {partition.number: partition for partition in self._consumer.assignment}
+        for _ in take_over(share, self.state.log, sorted(assigned)):
+            self.came_round()
+            if self._consumer.rebalancing:
+                return False
+        for number, partition in assigned.items():
+            self._consumer.seek(partition, share.positions[number])
+        self._count_lost()
+        self._taken = self.records
+        self._look_who_predicts()
+        self._clear()
+        return True
+
+    def _look_who_predicts(self) -> None:
+        """The scores count all that is predicted, as long as nobody else has had a partition."""
+        now, state = self.state.share.positions, self.state
+        mine = self._predicted
+        state.alone = (state.alone or not mine) and len(now) == self._partitions
+        state.alone &= all(mine.get(number, position) == position for number, position in now.items())
+        self._predicted = {**mine, **now}
+
+    def _count_lost(self) -> None:
+        """Now the outcome of the commit is known of which it was not."""
+        job, self._lost = self._lost, None
+        if job and all(self.state.share.positions.get(number, 0) >= end for number, end in job.ends.items()):
+            self._count(job)
+
+    def _go_on(self, error: FencedError, stop: threading.Event) -> None:
+        """Fenced: if that is because the group has changed, take partitions over; else raise the error."""
+        self._consumer.poll(1, PATIENCE)
+        if self._consumer.member == self._member and not self._consumer.rebalancing:
+            raise error
+        log.info("the group has changed: %s", error)
+        self._metrics.rebalances.inc()
+        self._producer.close()
+        self._producer = self._broker.producer(self._id)
+        self._take_over(stop)
+
+    def _follow(self) -> None:
+        """Take in what others have published, now and then. No transaction is open."""
+        if time.monotonic() - self._read_at < READ_SECONDS:
+            return
+        self._read_at = time.monotonic()
+        share, images = self.state.share, self.settled_images
+        deletable = share.deletable
+        read(share, self.state.log)
+        if share.deletable > deletable:
+            self._broker.delete_before(self._topics.sums(self._member.group), share.deletable)
+        if self.settled_images != images:
+            self._known |= set(self.state.learner.classes)
+            self._clear()
+        self._save_if_due()
+
+    def _is_time(self) -> bool:
+        return time.monotonic() - self._published_at > PUBLISH_SECONDS
+
+    def _publish(self) -> None:
+        """Publish what there is, without a micro-batch. Nothing else is open."""
+        share = self.state.share
+        publication = share.begin({}, at_rest=True)
+        try:
+            if publication.records:
+                self._transact(self._encoded(publication), self._member, share.positions)
+        except BaseException:
+            share.aborted()
+            raise
+        share.committed({})
+        self._published_at = time.monotonic()
+
+    def _finish(self) -> None:
+        """Leave nothing unpublished, if the group allows it, and write a snapshot."""
+        share, log_, deadline = self.state.share, self.state.log, time.monotonic() + LAST_SECONDS
+        try:
+            self._land()
+            while not (read(share, log_, log_.end_of_sums()) and share.complete) and time.monotonic() < deadline:
+                self.came_round()
+                self._publish()
+        except FencedError as error:
+            log.info("others go on with what was not published: %s", error)
+        self.save()
+        self._saved()
+
+    # -- snapshots
+
+    def _save_if_due(self) -> None:
+        if self.state.share.reach - self.state.saved >= self._settings.snapshot_images:
+            self.save()
+
     def save(self) -> None:
-        """Write a snapshot, in a thread, if anything was learnt since the last one."""
-        if self._folder and self._since_snapshot:
+        """Write a snapshot, in a thread, if there is anything new; of several learners, one does."""
+        state = self.state
+        if self._folder and 0 in state.share.positions and state.share.reach > state.saved:
             self._saved()
             predictions = self._broker.extents(self._topics.predictions)[Partition(self._topics.predictions, 0)].end
-            self._saving = self._writer.submit(self._write, self._folder, self.state.snapshot(predictions))
-            self._since_snapshot = 0
+            self._saving = self._writer.submit(self._write, self._folder, state.snapshot(predictions))
+            state.saved = state.share.reach
 
     def _write(self, folder: Folder, snapshot: Snapshot) -> None:
         path = folder.save(snapshot)
@@ -194,79 +276,98 @@ class Worker:
             self._saving.result()
             self._saving = None
 
-    def _read_ahead(self, most: int | None) -> "Future[_Reading] | None":
-        """What is being read, begun here if need be; None if enough was taken."""
-        left = self._settings.batch_size if most is None else most - self._taken
-        if not self._ahead and left > 0:
-            self._ahead = self._reader.submit(self._read, min(left, self._settings.batch_size))
-        return self._ahead
+    # -- reading
 
-    def _read(self, most: int) -> _Reading:
+    def _read(self, most: int) -> Reading:
         """A full micro-batch, or what there is when the first of it has waited long enough; decoded."""
         self.came_round()
-        messages = self._poll(most, PATIENCE)
+        messages = self._poll(most, 0 if self._open else PATIENCE)
         deadline = time.monotonic() + self._settings.batch_wait
         while messages and len(messages) < most and (left := deadline - time.monotonic()) > 0:
             messages += self._poll(most - len(messages), left)
         self.lag = {partition.number: records for partition, records in self._consumer.lag().items()}
-        return _Reading(messages, Batch.of(messages, self._known), t.ends(messages), self._consumer.member)
+        batch, ends = Batch.of(messages, self._known), t.ends(messages)
+        return Reading(messages, batch, ends, self._consumer.member, self._consumer.rebalancing)
 
     def _poll(self, most: int, timeout: float) -> list[Message]:
-        messages = self._consumer.poll(most, timeout)
-        if self._consumer.member != self._member:
-            self._metrics.rebalances.inc()
-            raise FencedError(f"the partitions of group {self._member.group} were assigned anew")
-        return messages
+        # A poll that changes the group fences what is still to be committed.
+        return [] if self._consumer.rebalancing else self._consumer.poll(most, timeout)
 
-    def _step(self, reading: _Reading) -> None:
+    # -- a micro-batch
+
+    def _step(self, reading: Reading) -> None:
         """Quote while the micro-batch before is committed, then settle and begin to commit."""
-        learner, generation = self.state.learner, self.generation
+        state, generation, labels = self.state, self.generation, reading.batch.labels
         with self._metrics.quote_seconds.time():
-            quotes = learner.quote(stack(reading.batch.images))
+            quotes = state.learner.quote(stack(reading.batch.images))
         self._land()
-        update = learner.settle(quotes, reading.batch.labels) if self._folder else None
-        job = _Job(reading, quotes, quotes.predictions(), update, generation, dict(self.state.clock))
+        self._follow()
+        self._make_room()
+        update = state.learner.settle(quotes, labels if self._folder else [None] * len(labels))
+        ends = {partition.number: end for partition, end in reading.ends.items()}
+        publication = state.share.begin(ends, at_rest=self._is_time())
+        clock, learns = state.share.positions, self._folder is not None
+        job = Job(reading, quotes, quotes.predictions(), update, generation, clock, publication, learns)
         self._open = job, self._committer.submit(self._commit, job)
+
+    def _make_room(self) -> None:
+        """Learn no more before what was published has come back, if that is very much."""
+        share, log_ = self.state.share, self.state.log
+        while share.full:
+            self.came_round()
+            if not share.awaiting:
+                self._publish()
+            read(share, log_, log_.end_of_sums())
 
     def _land(self) -> None:
         """Wait for the open commit; then what it held becomes state."""
         if not self._open:
             return
-        job, commit = self._open
-        commit.result()
-        self._open = None
-        pairs = zip(job.batch.labels, job.predictions, strict=True)
-        self.state.scores.add((label, predicted) for label, predicted in pairs if label is not None)
-        self.state.clock.update({partition.number: end for partition, end in job.ends.items()})
+        (job, commit), self._open = self._open, None
+        try:
+            commit.result()
+        except BaseException as error:
+            self.state.share.aborted()
+            self._lost = job if isinstance(error, OutcomeUnknownError) else None
+            raise
         self._count(job)
-        if job.update:
-            self._learn(job.update)
-            self._since_snapshot += len(job.reading.messages)
-            if self._since_snapshot >= self._settings.snapshot_images:
-                self.save()
+        with self._metrics.settle_seconds.time():
+            self.state.share.committed(job.parts())
+        if job.publication.records:
+            self._published_at = time.monotonic()
+        self._clear()
+        self._save_if_due()
 
-    def _count(self, job: _Job) -> None:
+    def _count(self, job: Job) -> None:
+        self.state.scores.add(job.outcomes)
+        self._predicted |= job.ends
         self.records += len(job.reading.messages)
         self.dead_letters += len(job.dead)
         for _, error in job.dead:
             self._metrics.dead_letters.labels(error.reason).inc()
 
-    def _learn(self, update: Update) -> None:
-        with self._metrics.settle_seconds.time():
-            self.state.learner.add(update)
+    def _clear(self) -> None:
         begun = time.perf_counter()
         if self.state.learner.clear():
             self._metrics.clear_seconds.observe(time.perf_counter() - begun)
             self._metrics.last_clear.set_to_current_time()
 
-    def _commit(self, job: _Job) -> None:
-        """Predictions, dead letters, journal and positions: all or nothing."""
-        records = self._predictions(job)
-        records += [t.dead_letter(self._topics.dead_letters, m, e.reason, str(e)) for m, e in job.dead]
-        records.append(self._journal(job))
+    def _commit(self, job: Job) -> None:
+        """Predictions, dead letters, journal, what is published, and positions: all or nothing."""
+        records = [*job.records(self._topics), *self._encoded(job.publication)]
+        self._transact(records, job.reading.member, job.ends)
+
+    def _encoded(self, publication: Publication[Update, Sums]) -> Iterator[Record]:
+        topic = self._topics.sums(self._member.group).topic
+        for record in publication.records:
+            updates = publication.updates if record is publication.delta else ()
+            yield from encode(topic, self.state.run, record, updates)
+
+    def _transact(self, records: Iterable[Record], member: Member, ends: Mapping[int, int]) -> None:
+        positions = {Partition(self._topics.images, number): Position(end) for number, end in ends.items()}
         with self._counted(), self._producer.transaction() as transaction:
             transaction.produce(records)
-            transaction.commit_offsets(job.reading.member, {p: Position(end) for p, end in job.ends.items()})
+            transaction.commit_offsets(member, positions)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
@@ -279,44 +380,3 @@ class Worker:
             raise
         finally:
             self._metrics.transactions.labels(outcome).inc()
-
-    def _predictions(self, job: _Job) -> list[Record]:
-        rows = zip(job.batch.messages, job.batch.images, job.predictions, _best(job.quotes), strict=True)
-        return [
-            t.prediction(
-                self._topics.predictions,
-                message,
-                image,
-                predicted,
-                scores,
-                job.reading.member.group,
-                job.generation,
-            )
-            for message, image, predicted, scores in rows
-        ]
-
-    def _journal(self, job: _Job) -> Record:
-        labelled = [pair for pair in zip(job.batch.labels, job.predictions, strict=True) if pair[0] is not None]
-        total = Counter(label for label, _ in labelled)
-        right = Counter(label for label, predicted in labelled if label == predicted)
-        entry = {
-            "from": {str(p.number): job.clock[p.number] for p in job.ends},
-            "to": {str(p.number): end for p, end in job.ends.items()},
-            "images": len(job.batch.images),
-            "dead": len(job.dead),
-            "total": total,
-            "right": {label: right[label] for label in total},
-            "generation": job.generation,
-            "learnt": self._folder is not None,
-            "time": time.time(),
-        }
-        return t.journal(self._topics.updates, job.reading.member.group, entry)
-
-
-def _best(quotes: Quotes) -> list[dict[str, float]]:
-    """The largest logits of each image, largest first, by class."""
-    best = np.argsort(-quotes.logits, axis=1, kind="stable")[:, :BEST]
-    names = np.array(quotes.classes, object)[best].tolist()
-    # In float32, 0.1 would be written as 0.10000000149011612.
-    values = np.take_along_axis(quotes.logits, best, axis=1).astype(np.float64).round(4).tolist()
-    return [dict(zip(*pair, strict=True)) for pair in zip(names, values, strict=True)]

@@ -1,12 +1,12 @@
 """A micro-batch: the messages that could be read as images, and those that could not; and learning it again."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
 from pipeline.broker import Message
 from pipeline.errors import RecordError
-from pipeline.learner import MOST_CLASSES, Learner
+from pipeline.learner import MOST_CLASSES, Learner, Update
 from pipeline.records import ImageRecord, decode, stack
 
 
@@ -44,17 +44,25 @@ class Batch:
         return [image.label for image in self.images]
 
 
-def settle_again(
-    learner: Learner, messages: Iterable[Message], size: int, progress: Callable[[int], None] = lambda _: None
-) -> None:
-    """Learn, in micro-batches of ``size``, what messages hold, and write nothing anywhere.
+def settled(learner: Learner, messages: Iterable[Message], size: int) -> Iterator[tuple[list[Message], Update]]:
+    """What messages hold, in micro-batches of ``size``, settled; adding it is left to the caller.
 
-    What is a dead letter is passed over. ``progress`` is given the number of messages of each micro-batch.
+    What is a dead letter is passed over.
     """
     messages = iter(messages)
     known = set(learner.classes)
     while some := list(islice(messages, size)):
         batch = Batch.of(some, known)
-        if batch.images:
-            learner.add(learner.settle(learner.quote(stack(batch.images)), batch.labels))
+        yield some, learner.settle(learner.quote(stack(batch.images)), batch.labels)
+
+
+def settle_again(
+    learner: Learner, messages: Iterable[Message], size: int, progress: Callable[[int], None] = lambda _: None
+) -> None:
+    """Learn what messages hold, and write nothing anywhere.
+
+    ``progress`` is given the number of messages of each micro-batch.
+    """
+    for some, update in settled(learner, messages, size):
+        learner.add(update)
         progress(len(some))

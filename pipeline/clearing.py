@@ -1,6 +1,7 @@
 """The learner ``clearing``: the market with a clearing house, in exact integers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,19 +74,40 @@ class Clearing:
 
     def add(self, update: Update) -> None:
         """What was found becomes state."""
-        known = len(self._ledger.classes)
-        before = self._ledger.images
-        self._ledger.add(update.products, update.targets, update.labels, update.classes)
+        with self._watched():
+            self._ledger.add(update.products, update.targets, update.labels, update.classes)
+
+    def remove(self, update: Update) -> None:
+        """Undo ``add``."""
+        self._ledger.add(update.products, update.targets, update.labels, update.classes, sign=-1)
+
+    def add_sums(self, sums: Sums) -> None:
+        """Add what another learner found."""
+        with self._watched():
+            self._ledger.add_sums(sums)
+
+    def remove_sums(self, sums: Sums) -> None:
+        """Take back what images added; the weights follow at the next ``clear``."""
+        self._ledger.add_sums(sums, sign=-1)
+        self._schedule.at_once()
+
+    @contextmanager
+    def _watched(self) -> Iterator[None]:
+        """Look for new classes in what is added."""
+        known, before = len(self._ledger.classes), self._ledger.images
+        yield
         if len(self._ledger.classes) > known:
             self._schedule.new_class(before)
 
     def clear(self) -> bool:
         """If the schedule says so, state becomes weights; whether it did."""
-        if not self.images or not self._schedule.due(self.images):
+        if self.images <= 0 or not self._schedule.due(self.images):
             return False
         A, T = self._ledger.equations()
-        self._weights = house.solve(A, T, self.images)
-        self._served = self.classes
+        # Of a class that all images were taken back of, nothing is left to predict it by.
+        known = [place for place, count in enumerate(self._ledger.counts) if count > 0]
+        self._weights = house.solve(A, T[:, known], self.images)
+        self._served = tuple(self._ledger.classes[place] for place in known)
         self._schedule.cleared(self.images)
         self.generation += 1
         return True

@@ -7,6 +7,8 @@ MarketstreamError          what was wrong, where, and what to do about it, in on
 ├── RecordError            an image record that cannot be read: becomes a dead letter
 ├── SnapshotError          a snapshot that is damaged or belongs to another run
 ├── RecoveryError          stream and snapshots do not fit together
+├── SumsError              a record of ``sums`` that is damaged, or was learnt by a learner that differs
+├── OutOfStepError         a record of ``sums`` that does not follow what was read: begin anew
 └── BrokerError            the broker
     ├── TopicError         a topic that is missing or does not fit
     ├── GroupBusyError     a consumer group that has its consumer already
@@ -54,6 +56,14 @@ class SnapshotError(MarketstreamError):
 
 class RecoveryError(MarketstreamError):
     """The stream and what was learnt from it do not fit together."""
+
+
+class SumsError(MarketstreamError):
+    """A record of ``sums`` that is damaged, or belongs to another run."""
+
+
+class OutOfStepError(MarketstreamError):
+    """A record of ``sums`` that does not fit to what was read before it: begin again, with the newest base."""
 
 
 class BrokerError(MarketstreamError):

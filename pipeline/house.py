@@ -62,6 +62,10 @@ class Schedule:
         self._begun = images
         self._next = 0
 
+    def at_once(self) -> None:
+        """Images were taken back: clear at once."""
+        self._next = 0
+
     def cleared(self, images: int) -> None:
         """A clearing took place after ``images`` images."""
         self._next = images + max(FIRST, int(GROWTH * (images - self._begun)))

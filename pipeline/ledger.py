@@ -1,6 +1,6 @@
 """Sums that grow in place, a micro-batch at a time, for the price of one symmetric matrix product."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -42,6 +42,7 @@ class Ledger:
         self._tiles = [(rows, columns) for i, rows in enumerate(spans) for columns in spans[i:]]
         self._offsets = np.zeros(self.width, np.int64)  # A is _A[i, j] + _offsets[i] + _offsets[j]
         self._pending: list[NDArray[np.uint8]] = []
+        self._sign = 1  # of everything pending
 
     @property
     def images(self) -> int:
@@ -49,40 +50,66 @@ class Ledger:
         return sum(self.counts)
 
     def add(
-        self, products: NDArray[np.uint8], targets: Integers, labels: Sequence[str], classes: Sequence[str]
+        self,
+        products: NDArray[np.uint8],
+        targets: Integers,
+        labels: Sequence[str],
+        classes: Sequence[str],
+        sign: int = 1,
     ) -> None:
-        """Add images: ``uint8[n, D]``, targets ``int64[n, C]`` in 256ths, n labels, and the C classes' names."""
-        for name in classes:
-            if name not in self.classes:
-                self.classes.append(name)
-                self.counts.append(0)
-                self._T.append(np.zeros(self.width, np.int64))
+        """Add images: ``uint8[n, D]``, targets ``int64[n, C]`` in 256ths, n labels, and the C classes' names.
+
+        With ``sign`` −1 they are taken away.
+        """
+        self._name(classes)
         for label in labels:
-            self.counts[self.classes.index(label)] += 1
+            self.counts[self.classes.index(label)] += sign
         # No sum is larger than this, and float64 is exact for all that the market's bound on targets allows.
         largest = 255 * np.abs(targets).sum(axis=0).max(initial=0)
         exact = np.float32 if largest <= EXACT else np.float64
         change = products.T.astype(exact) @ targets.astype(exact)
         for name, column in zip(classes, change.T, strict=True):
-            self._T[self.classes.index(name)] += column.astype(np.int64)
+            self._T[self.classes.index(name)] += sign * column.astype(np.int64)
+        if sign != self._sign:
+            self._square()
+            self._sign = sign
         self._pending.append(products)
         if sum(map(len, self._pending)) >= EXACT_IMAGES:
             self._square()
 
+    def add_sums(self, sums: Sums, sign: int = 1) -> None:
+        """Add sums of the same width, or take them away."""
+        self._name(list(sums.counts))
+        for name, count in sums.counts.items():
+            place = self.classes.index(name)
+            self.counts[place] += sign * count
+            self._T[place] += sign * sums.T[name]
+        step = np.add if sign > 0 else np.subtract
+        for i, row in enumerate(_rows(sums.A, self.width)):
+            step(self._A[i, i:], row, out=self._A[i, i:])
+
+    def _name(self, classes: Sequence[str]) -> None:
+        """Make room for classes that are new."""
+        for name in classes:
+            if name not in self.classes:
+                self.classes.append(name)
+                self.counts.append(0)
+                self._T.append(np.zeros(self.width, np.int64))
+
     def _square(self) -> None:
-        """Add zᵀz of everything pending to A."""
+        """Add zᵀz of everything pending to A, or take it away."""
         if not self._pending:
             return
         pending = np.concatenate(self._pending)
         self._pending = []
         for start in range(0, len(pending), EXACT_IMAGES):
             z = (pending[start : start + EXACT_IMAGES] ^ np.uint8(128)).view(np.int8).astype(np.float32)  # z − 128
-            self._offsets += 128 * z.sum(axis=0).astype(np.int64) + 128**2 // 2 * len(z)
-            each(partial(self._add_tile, z), self._tiles)
+            self._offsets += self._sign * (128 * z.sum(axis=0).astype(np.int64) + 128**2 // 2 * len(z))
+            each(partial(self._add_tile, z, z if self._sign > 0 else -z), self._tiles)
 
-    def _add_tile(self, z: NDArray[np.float32], tile: tuple[slice, slice]) -> None:
+    def _add_tile(self, z: NDArray[np.float32], signed: NDArray[np.float32], tile: tuple[slice, slice]) -> None:
         rows, columns = tile
-        self._A[tile] += (z[:, rows].T @ z[:, columns]).astype(np.int64)
+        self._A[tile] += (z[:, rows].T @ signed[:, columns]).astype(np.int64)
 
     def total(self) -> Sums:
         """The sums as a value of their own."""
@@ -110,8 +137,14 @@ class Ledger:
 
 def _unpacked(packed: Integers, width: int) -> Integers:
     square = np.zeros((width, width), np.int64)
-    start = 0
-    for i in range(width):
-        square[i, i:] = packed[start : start + width - i]
-        start += width - i
+    for i, row in enumerate(_rows(packed, width)):
+        square[i, i:] = row
     return square
+
+
+def _rows(packed: Integers, width: int) -> Iterator[Integers]:
+    """The rows of an upper triangle, each from its diagonal on."""
+    start = 0
+    for length in range(width, 0, -1):
+        yield packed[start : start + length]
+        start += length

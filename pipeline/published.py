@@ -15,14 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Generic, Protocol, Self, TypeVar
 
-from pipeline.errors import MarketstreamError
+from pipeline.errors import OutOfStepError
 
 Clock = Mapping[int, int]
 """The next offset of each partition; 0 for a partition that is left out."""
-
-
-class OutOfStepError(MarketstreamError):
-    """A record of ``sums`` that does not fit to what was read before it: begin again, with the newest base."""
 
 
 class Group(Protocol):

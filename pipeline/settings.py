@@ -42,7 +42,8 @@ class Settings(BaseSettings):
         10.0,
         ge=1,
         le=1800,
-        description="seconds until a learner that is gone is replaced (Kafka; most brokers take 6 to 1800)",
+        description="seconds until a learner that is gone is replaced, and what it left open undone (Kafka; most "
+        "brokers take 6 to 1800)",
     )
     kafka_security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = Field(
         "PLAINTEXT", description="encryption and login"
@@ -66,6 +67,10 @@ class Settings(BaseSettings):
     batch_size: int = Field(256, ge=1, le=4096, description="most images in a micro-batch")
     batch_wait: float = Field(0.2, gt=0, le=60, description="seconds to wait for a micro-batch to fill")
     window: int = Field(500, ge=1, le=100_000, description="images of a class that rolling accuracy looks at")
+
+    publish_images: int = Field(
+        20_000, ge=1, le=30_000, description="images that a learner of several learns before it publishes them"
+    )
 
     snapshots: Path = Field(Path("state/snapshots"), description="where the learner keeps its snapshots")
     snapshot_images: int = Field(25_000, ge=1, description="images from one snapshot to the next")

@@ -121,6 +121,8 @@ class Share(Generic[U, G]):
         Images after which to publish, at most ``MOST_UNPUBLISHED``.
     deltas_per_base
         Deltas after which a base is due, from whoever holds partition 0.
+    base_due
+        Whether one is due at once: nobody else could tell what the group began with.
     """
 
     def __init__(
@@ -130,6 +132,7 @@ class Share(Generic[U, G]):
         adder: Adder[U, G],
         most: int,
         deltas_per_base: int = DELTAS_PER_BASE,
+        base_due: bool = False,
     ) -> None:
         self.name, self.published, self.adder = name, published, adder
         self.deletable = published.position
@@ -139,7 +142,7 @@ class Share(Generic[U, G]):
         self._open: Publication[U, G] | None = None
         self._awaited: set[str] = set()
         self._made = 0
-        self._deltas = 0
+        self._deltas = deltas_per_base if base_due else 0
 
     @property
     def positions(self) -> dict[int, int]:
@@ -157,9 +160,23 @@ class Share(Generic[U, G]):
         return self.unpublished >= MOST_UNPUBLISHED
 
     @property
+    def awaiting(self) -> bool:
+        """Whether something that was published has not come back yet."""
+        return bool(self._awaited)
+
+    @property
     def complete(self) -> bool:
         """Whether everything that was learnt is published and has come back."""
         return not self._awaited and not self._spans()
+
+    @property
+    def reach(self) -> int:
+        """How far ``kept`` reaches: its clock, all partitions added up."""
+        return sum(self.published.clock.values())
+
+    def kept(self) -> Published[G]:
+        """What a snapshot is to hold: sums that nobody will take away from this learner."""
+        return self.published
 
     # -- what others did
 
@@ -201,14 +218,17 @@ class Share(Generic[U, G]):
         for holding in self._held.values():
             holding.ready = False
 
-    def given(self, partition: int, committed: int | None) -> tuple[int, int]:
+    def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
         """Hold a partition; from which offset to which its images are to be learnt from again.
 
         ``sums`` must have been read up to an end that was asked for after ``committed``, with uncommitted records
-        counted. Raises FencedError if the sums reach past ``committed``.
+        counted. Where nobody has been yet, work begins at ``first``, the first offset that the topic still has.
+        Raises FencedError if the sums reach past ``committed``.
         """
         self._check_closed()
         clock = self.published.clock.get(partition, 0)
+        if committed is None:
+            clock = clock or first
         stop = clock if committed is None else committed
         if stop < clock:
             raise FencedError(

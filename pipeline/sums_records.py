@@ -7,7 +7,7 @@ as what they are: products, targets and labels, from which the reader adds up th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import lz4.frame  # type: ignore[import-untyped]
@@ -16,7 +16,7 @@ import orjson
 
 from pipeline.broker import Message
 from pipeline.broker import Record as Raw
-from pipeline.errors import MarketstreamError
+from pipeline.errors import SumsError
 from pipeline.identity import Identity
 from pipeline.learner import Update
 from pipeline.ledger import Ledger
@@ -28,10 +28,6 @@ PIECE = 8_000_000
 """Bytes of a piece, at most."""
 
 C = TypeVar("C")
-
-
-class SumsError(MarketstreamError):
-    """A record of ``sums`` that is damaged, or belongs to another run."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +133,12 @@ class Reader:
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise SumsError(f"{where}: damaged, or no record of sums at all: {error!r}") from error
         return record, self._pieces.position(message.offset + 1)
+
+
+def run_of(message: Message, run: Run) -> Run:
+    """``run``, begun with the model that the run of a record began with, if ``run`` does not say with which."""
+    base = orjson.loads(dict(message.headers)["about"])["run"]["base"]
+    return run if run.base else replace(run, base=base)
 
 
 def kind(message: Message) -> str:

@@ -10,8 +10,11 @@ from pipeline.share import Learnt, Share, U
 class Log(Protocol, Generic[U, G]):
     """What a group's broker can tell."""
 
-    def committed(self) -> Mapping[int, int] | None:
-        """The group's committed position of each partition; None as long as an open transaction might move one."""
+    def committed(self, partitions: Collection[int]) -> Mapping[int, int] | None:
+        """The group's committed positions of these; None as long as an open transaction might move one of them."""
+
+    def first(self, partition: int) -> int:
+        """The first offset that the partition still has."""
 
     def end_of_sums(self) -> int:
         """The end of ``sums``, with those records counted that are not known to be committed."""
@@ -46,14 +49,14 @@ def take_over(share: Share[U, G], log: Log[U, G], partitions: Collection[int]) -
     Raises OutOfStepError: make a new share. FencedError: ask for the assignment again.
     """
     share.keep(partitions)
-    while (committed := log.committed()) is None:
+    while (committed := log.committed(partitions)) is None:
         yield
     yield
     end = log.end_of_sums()
     while not read(share, log, end):
         yield
     for partition in partitions:
-        start, stop = share.given(partition, committed.get(partition))
+        start, stop = share.given(partition, committed.get(partition), log.first(partition))
         for learnt in log.read_images(partition, start, stop):
             share.again(partition, learnt)
             yield

@@ -36,6 +36,10 @@ class Topics:
     def dead_letters(self) -> str:
         return self.prefix + "dead-letters"
 
+    def sums(self, group: str) -> Partition:
+        """Where a group publishes: a topic of its own, since what lies below a base is deleted."""
+        return Partition(f"{self.prefix}sums-{group}", 0)
+
     def source(self, settings: Settings) -> Topic:
         """The topic ``images`` as the settings want it."""
         return Topic(self.images, settings.partitions, settings.retention, settings.retention_bytes)

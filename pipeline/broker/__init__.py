@@ -13,6 +13,7 @@ from pipeline.broker.protocol import (
     Position,
     Producer,
     Record,
+    Tail,
     Topic,
     Transaction,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "Position",
     "Producer",
     "Record",
+    "Tail",
     "Topic",
     "Transaction",
     "connect",

@@ -4,8 +4,8 @@ Control records take offsets too: a range of offsets may hold fewer records than
 """
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, TypeVar
 
@@ -15,8 +15,9 @@ from kafka.admin import OffsetSpec, TransactionState
 from kafka.protocol.consumer import IsolationLevel
 
 from pipeline.broker.kafka_connection import ANSWER_SECONDS, ATTEMPT_SECONDS, Connection
-from pipeline.broker.kafka_consumer import READING, KafkaConsumer, gone, message, place
-from pipeline.broker.kafka_producer import TRANSACTION_SECONDS, KafkaProducer, largest_batch
+from pipeline.broker.kafka_consumer import READING, KafkaConsumer, place
+from pipeline.broker.kafka_producer import KafkaProducer, largest_batch
+from pipeline.broker.kafka_tail import KafkaTail
 from pipeline.broker.protocol import Extent, Message, Partition, Position, Topic
 from pipeline.errors import BrokerBusyError, TopicError
 from pipeline.settings import Settings
@@ -24,16 +25,16 @@ from pipeline.settings import Settings
 PATIENCE = 30.0
 """Seconds to wait for a broker at the start. Later on whoever is in trouble has a patience of its own."""
 
-STABLE_SECONDS = 2 * TRANSACTION_SECONDS
-"""How long a position may stay open: its transaction times out, and brokers look for that now and then."""
+STABLE_SECONDS = 12.0
+"""How long a position may stay open after its transaction has timed out: brokers look for that now and then."""
 
-POLL_MS = 20
+POLL_SECONDS = 0.02
 """How soon a reader notices that nothing but control records is left."""
 
 _EXISTS = errors.TopicAlreadyExistsError.errno
 _LARGEST_SEGMENT = 1 << 30
 
-Made = TypeVar("Made", KafkaProducer, KafkaConsumer)
+Made = TypeVar("Made", KafkaProducer, KafkaConsumer, KafkaTail)
 
 
 class KafkaBroker:
@@ -46,6 +47,8 @@ class KafkaBroker:
 
     Raises SettingsError; BrokerBusyError if no broker answers, as does everything below; BrokerError if it refuses.
     """
+
+    shares_groups = True
 
     def __init__(self, url: str, settings: Settings, patience: float = PATIENCE) -> None:
         self._connection = Connection(url, settings)
@@ -82,14 +85,26 @@ class KafkaBroker:
         parts = [Partition(topic, number) for number in range(self._partitions(topic))]
         return {part: Extent(*span) for part, span in zip(parts, self._offsets(parts), strict=True)}
 
-    def committed(self, group: str, topic: str) -> dict[Partition, Position]:
+    def end(self, partition: Partition) -> int:
+        """The offset after the last record, with records of open transactions counted. Raises TopicError."""
+        self._check(partition)
+        [end] = self._ask_offsets([partition], OffsetSpec.LATEST, IsolationLevel.READ_UNCOMMITTED)
+        return end
+
+    def committed(self, group: str, topic: str, numbers: Collection[int] | None = None) -> dict[Partition, Position]:
         """The group's committed positions. Waits for open transactions that would move them. Raises TopicError."""
-        parts = [Partition(topic, number) for number in range(self._partitions(topic))]
+        every = range(self._partitions(topic))
+        parts = [Partition(topic, number) for number in (every if numbers is None else sorted(numbers))]
         client, result = self._group(group), {}
         for part in parts:
             found = self._connection.ask(
                 f"positions of group {group!r}",
-                partial(client.committed, place(part), metadata=True, timeout_ms=int(1000 * STABLE_SECONDS)),
+                partial(
+                    client.committed,
+                    place(part),
+                    metadata=True,
+                    timeout_ms=int(1000 * (STABLE_SECONDS + self._settings.session_timeout)),
+                ),
             )
             if found is not None:
                 result[part] = Position(found.offset, found.metadata or "")
@@ -100,23 +115,35 @@ class KafkaBroker:
 
         Records that are removed while this reads raise TopicError too, so that none is missing.
         """
-        count = self._partitions(partition.topic)
-        if not 0 <= partition.number < count:
-            raise TopicError(
-                f"topic {partition.topic!r} has no partition {partition.number}, only 0 to {count - 1}; "
-                "use one of those"
-            )
+        self._check(partition)
         [(first, end)] = self._offsets([partition])
         position, stop = max(start, first), min(stop, end)
         if position < stop:
             yield from self._read(partition, position, stop)
 
+    def tail(self, partition: Partition, start: int) -> KafkaTail:
+        """Read a partition from ``start`` on. Raises TopicError."""
+        self._check(partition)
+        return self._made(KafkaTail(self._connection, partition, start, ATTEMPT_SECONDS))
+
+    def delete_before(self, partition: Partition, offset: int) -> None:
+        """Remove records before ``offset``. Raises TopicError."""
+        self._check(partition)
+        remove = partial(self._admin.delete_records, {place(partition): offset})
+        self._connection.ask(f"old records of {partition}", remove)
+
     def producer(self, transactional_id: str) -> KafkaProducer:
         """Take over the transactional id: older producers of that id are fenced, what they left open is aborted."""
-        record_bytes = self._settings.record_bytes
+        settings = self._settings
         return self._made(
             KafkaProducer(
-                self._connection, transactional_id, self._partitions, self._is_pending, record_bytes, ATTEMPT_SECONDS
+                self._connection,
+                transactional_id,
+                self._partitions,
+                self._is_pending,
+                settings.record_bytes,
+                settings.session_timeout,
+                ATTEMPT_SECONDS,
             )
         )
 
@@ -180,43 +207,42 @@ class KafkaBroker:
             return True
         return bool(found.state in (TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_ABORT))
 
+    def _check(self, partition: Partition) -> None:
+        count = self._partitions(partition.topic)
+        if not 0 <= partition.number < count:
+            raise TopicError(
+                f"topic {partition.topic!r} has no partition {partition.number}, only 0 to {count - 1}; "
+                "use one of those"
+            )
+
     def _offsets(self, partitions: list[Partition]) -> list[tuple[int, int]]:
         """First offset and last stable offset of each."""
-        places = [place(partition) for partition in partitions]
-        ask = partial(self._connection.ask, f"offsets of {partitions[0].topic!r}")
         first, end = (
-            ask(partial(self._admin.list_partition_offsets, dict.fromkeys(places, spec), IsolationLevel.READ_COMMITTED))
+            self._ask_offsets(partitions, spec, IsolationLevel.READ_COMMITTED)
             for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
         )
-        return [(first[where].offset, end[where].offset) for where in places]
+        return list(zip(first, end, strict=True))
+
+    def _ask_offsets(self, partitions: list[Partition], spec: OffsetSpec, isolation: IsolationLevel) -> list[int]:
+        places = [place(partition) for partition in partitions]
+        ask = partial(self._admin.list_partition_offsets, dict.fromkeys(places, spec), isolation)
+        found = self._connection.ask(f"offsets of {partitions[0].topic!r}", ask)
+        return [found[where].offset for where in places]
 
     def _read(self, partition: Partition, position: int, stop: int) -> Iterator[Message]:
-        where = place(partition)
-        client = self._connection.make(Client, ATTEMPT_SECONDS, **READING)
-        try:
-            client.assign([where])
-            client.seek(where, position)
-            heard = time.monotonic()
+        heard = time.monotonic()
+        with closing(KafkaTail(self._connection, partition, position, ATTEMPT_SECONDS)) as tail:
             while position < stop:
-                records = self._poll(client, partition)
-                yield from (message(record) for record in records if record.offset < stop)
+                messages = tail.poll(POLL_SECONDS)
+                yield from (message for message in messages if message.offset < stop)
                 # Where only control records are left, the position moves without a message.
-                if (now := client.position(where)) > position:
-                    position, heard = now, time.monotonic()
+                if tail.position > position:
+                    position, heard = tail.position, time.monotonic()
                 elif time.monotonic() - heard > ANSWER_SECONDS:
                     raise BrokerBusyError(
                         f"{self._connection.url}: {partition}: no answer for {ANSWER_SECONDS:g} s at offset "
                         f"{position}; try again, or start the broker"
                     )
-        finally:
-            client.close()
-
-    def _poll(self, client: Any, partition: Partition) -> list[Any]:
-        with self._connection.translating(f"reading {partition}"):
-            try:
-                return list(client.poll(POLL_MS).get(place(partition), []))
-            except errors.OffsetOutOfRangeError as error:
-                raise gone(client, error) from error
 
     def _group(self, group: str) -> Any:
         """A client that asks for a group's positions, and never joins it."""

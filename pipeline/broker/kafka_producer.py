@@ -17,9 +17,6 @@ from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError, Recor
 
 log = logging.getLogger(__name__)
 
-TRANSACTION_SECONDS = 10.0
-"""An open transaction is aborted by the broker after so long: nobody waits longer for one that was killed."""
-
 BATCH_BYTES = 1 << 17
 LINGER_MS = 5
 COMPRESSION = "lz4"
@@ -93,6 +90,8 @@ class KafkaProducer:
         Whether a transactional id may have a transaction whose end is not known to all partitions yet.
     record_bytes
         The largest record, in bytes of value and key.
+    transaction_seconds
+        An open transaction is aborted by the broker after so long: nobody waits longer for one that was killed.
     patience
         Seconds to wait for a broker.
     """
@@ -104,6 +103,7 @@ class KafkaProducer:
         partitions: Callable[[str], int],
         pending: Callable[[str], bool],
         record_bytes: int,
+        transaction_seconds: float,
         patience: float,
     ) -> None:
         self._connection, self._id = connection, transactional_id
@@ -115,7 +115,7 @@ class KafkaProducer:
             transactional_id=transactional_id,
             enable_idempotence=True,
             acks="all",
-            transaction_timeout_ms=int(1000 * TRANSACTION_SECONDS),
+            transaction_timeout_ms=int(1000 * transaction_seconds),
             delivery_timeout_ms=int(1000 * DELIVERY_SECONDS),
             max_block_ms=int(1000 * ANSWER_SECONDS),
             max_request_size=largest_batch(record_bytes),

@@ -5,7 +5,7 @@ The words and the guarantees are Kafka's: a partition is an append-only log whos
 consumer group, all or nothing; readers see committed records only.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -141,8 +141,28 @@ class Consumer(Protocol):
     def close(self) -> None: ...
 
 
+class Tail(Protocol):
+    """Reads one partition on and on, outside any group. Safe to use from one thread at a time."""
+
+    @property
+    def position(self) -> int:
+        """All committed messages before it were given, and nothing before it can be committed any more."""
+
+    def poll(self, timeout: float) -> list[Message]:
+        """Committed messages from the position on; waits up to ``timeout`` seconds for the first one.
+
+        Raises TopicError if records at the position were removed.
+        """
+
+    def close(self) -> None: ...
+
+
 class Broker(Protocol):
     """A connection to a broker."""
+
+    @property
+    def shares_groups(self) -> bool:
+        """Whether a group may have several consumers, each with some of the partitions."""
 
     def ensure_topics(self, topics: Iterable[Topic]) -> None:
         """Create what does not exist. Raises TopicError if one exists with another number of partitions."""
@@ -153,14 +173,23 @@ class Broker(Protocol):
     def extents(self, topic: str) -> dict[Partition, Extent]:
         """What each partition holds. Raises TopicError if there is no such topic."""
 
-    def committed(self, group: str, topic: str) -> dict[Partition, Position]:
-        """The group's committed positions; partitions without one are left out."""
+    def end(self, partition: Partition) -> int:
+        """The offset after the last record, with records of open transactions counted. Raises TopicError."""
+
+    def committed(self, group: str, topic: str, numbers: Collection[int] | None = None) -> dict[Partition, Position]:
+        """The group's committed positions, of these partitions or of all; those without one are left out."""
 
     def read(self, partition: Partition, start: int, stop: int) -> Iterator[Message]:
         """Committed messages with start <= offset < stop that are there now, in order, outside any group.
 
         Raises TopicError, also if records are removed while this reads: none is missing from what it gives.
         """
+
+    def tail(self, partition: Partition, start: int) -> Tail:
+        """Read a partition from ``start`` on."""
+
+    def delete_before(self, partition: Partition, offset: int) -> None:
+        """Remove records before ``offset``; a broker may keep some of them. Raises TopicError."""
 
     def producer(self, transactional_id: str) -> Producer: ...
 

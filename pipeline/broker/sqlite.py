@@ -10,7 +10,7 @@ A group has one consumer at a time. Next to FILE lie FILE-wal, FILE-shm (SQLite'
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from sqlite3 import Connection
@@ -18,12 +18,13 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.broker.protocol import Extent, Member, Message, Partition, Position, Record, Topic
-from pipeline.broker.sqlite_consumer import SqliteConsumer
+from pipeline.broker.sqlite_consumer import SqliteConsumer, SqliteTail
 from pipeline.broker.sqlite_database import BUSY_TIMEOUT, Database
 from pipeline.broker.sqlite_log import (
     MAX_PARTITIONS,
     StoredTopic,
     append,
+    delete,
     extent,
     fetch,
     find_topic,
@@ -128,6 +129,8 @@ class SqliteBroker:
     Raises BrokerBusyError, StorageError; so does everything below.
     """
 
+    shares_groups = False
+
     def __init__(self, path: Path, busy_timeout: float = BUSY_TIMEOUT) -> None:
         self._path = path.resolve()  # a group's lock lies beside the file, by whatever name that is reached
         self._busy_timeout = busy_timeout
@@ -172,13 +175,21 @@ class SqliteBroker:
         stored = find_topic(self._database, topic)
         return {part: extent(self._database, stored, part.number) for part in stored.parts}
 
-    def committed(self, group: str, topic: str) -> dict[Partition, Position]:
+    def end(self, partition: Partition) -> int:
+        """The offset after the last record: open transactions have not written anything yet. Raises TopicError."""
+        return extent(self._database, find_topic(self._database, partition.topic), partition.number).end
+
+    def committed(self, group: str, topic: str, numbers: Collection[int] | None = None) -> dict[Partition, Position]:
         """The group's committed positions. Raises TopicError."""
         rows = self._database.query(
             "SELECT partition, offset, note FROM positions WHERE group_id = ? AND topic = ?",
             (group, find_topic(self._database, topic).id),
         )
-        return {Partition(topic, number): Position(offset, note) for number, offset, note in rows}
+        return {
+            Partition(topic, number): Position(offset, note)
+            for number, offset, note in rows
+            if numbers is None or number in numbers
+        }
 
     def read(self, partition: Partition, start: int, stop: int) -> Iterator[Message]:
         """Messages with start <= offset < stop that are there now, in order. Raises TopicError.
@@ -195,6 +206,16 @@ class SqliteBroker:
                 raise self._database.damaged(f"no offset {position} in {partition}")
             yield from messages
             position += len(messages)
+
+    def tail(self, partition: Partition, start: int) -> SqliteTail:
+        """Read a partition from ``start`` on. Raises TopicError."""
+        return SqliteTail(self._database, partition, start)
+
+    def delete_before(self, partition: Partition, offset: int) -> None:
+        """Remove records before ``offset``, but for those that were written together with later ones."""
+        topic = find_topic(self._database, partition.topic)
+        with self._database.write() as connection:
+            delete(connection, topic.low(partition.number), offset)
 
     def producer(self, transactional_id: str) -> SqliteProducer:
         """Take over the transactional id: older producers of that id are fenced."""

@@ -13,6 +13,7 @@ from pipeline.broker.sqlite_database import Database
 from pipeline.broker.sqlite_log import extent, fetch, find_topic
 from pipeline.errors import BrokerBusyError, GroupBusyError, StorageError, TopicError
 
+_TAIL_RECORDS, _TAIL_SECONDS = 64, 0.01
 _LONGEST_WAIT = 1.0  # seconds: some network and virtual file systems report no change at all
 
 
@@ -97,6 +98,27 @@ class SqliteConsumer:
     def _start(self, number: int) -> int:
         position = self._positions.get(number)
         return extent(self._database, self._topic, number).first if position is None else position
+
+
+class SqliteTail:
+    """Reads one partition on and on. The connection is its broker's."""
+
+    def __init__(self, database: Database, partition: Partition, start: int) -> None:
+        self._database, self._number, self.position = database, partition.number, start
+        self._topic = find_topic(database, partition.topic)
+        self._topic.low(partition.number)
+
+    def poll(self, timeout: float) -> list[Message]:
+        """What is there, or what comes within ``timeout`` seconds. Raises TopicError if the position is gone."""
+        deadline = time.monotonic() + timeout
+        while not (messages := fetch(self._database, self._topic, self._number, self.position, _TAIL_RECORDS)):
+            if time.monotonic() >= deadline:
+                return []
+            time.sleep(_TAIL_SECONDS)
+        self.position += len(messages)
+        return messages
+
+    def close(self) -> None: ...
 
 
 def committed_offsets(database: Database, group: str, topic_id: int) -> dict[int, int]:

@@ -145,6 +145,15 @@ def append(connection: sqlite3.Connection, low: int, records: Sequence[bytes], t
         connection.execute("DELETE FROM records WHERE id >= ? AND id + count <= ?", (low, end - retention))
 
 
+def delete(connection: sqlite3.Connection, low: int, offset: int) -> None:
+    """Remove rows that hold nothing but records before ``offset``. The newest stays: it says where the end is."""
+    connection.execute(
+        "DELETE FROM records WHERE id >= :low AND id + count <= :stop"
+        " AND id < (SELECT max(id) FROM records WHERE id >= :low AND id < :high)",
+        {"low": low, "stop": low + offset, "high": low + _MAX_OFFSET},
+    )
+
+
 def extent(database: Database, topic: StoredTopic, number: int) -> Extent:
     """The offsets that a partition holds. Raises TopicError if there is no such partition."""
     low = topic.low(number)

@@ -4,12 +4,13 @@ import os
 import time
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import closing
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline.broker import Broker, Extent, Headers, Message, Partition, Position, Record, Topic, connect
+from pipeline.broker import Broker, Extent, Headers, Message, Partition, Position, Record, Tail, Topic, connect
 from pipeline.errors import FencedError, RecordTooLargeError, TopicError
 from tests.broker.conftest import make_topic
 from tests.broker.process import child, poll
@@ -178,7 +179,9 @@ def test_a_transaction_writes_records_and_positions_together(broker: Broker, top
     assert values(everything(broker, topic)) == [0, 1, 2]
     assert [(m.partition, int(m.value)) for m in everything(broker, other)] == [(1, 0), (1, 1)]
     assert broker.committed("g", topic) == {Partition(topic, 0): Position(7, "a note: é")}
-    assert broker.committed("another group", topic) == broker.committed("g", other) == {}
+    assert broker.committed("g", topic, [0]) == broker.committed("g", topic)
+    assert broker.committed("another group", topic) == broker.committed("g", other) == broker.committed("g", topic, [])
+    assert broker.committed("g", other) == {}
 
 
 def test_a_transaction_that_raises_writes_nothing_and_the_next_one_works(broker: Broker, topic: str) -> None:
@@ -223,6 +226,73 @@ def test_two_processes_write_to_one_partition_without_loss_and_each_in_order(
     messages = [message.value.decode().split() for message in everything(broker, topic)]
     for name in "ab":
         assert [int(number) for who, number in messages if who == name] == list(range(350))
+
+
+# Reading on
+
+
+def read_to(tail: Tail, end: int) -> list[int]:
+    """Everything up to ``end``."""
+    messages: list[Message] = []
+    deadline = time.monotonic() + 30
+    while tail.position < end:
+        assert time.monotonic() < deadline
+        messages += tail.poll(0.1)
+    return values(messages)
+
+
+def test_a_tail_reads_on_and_says_how_far_it_came(broker: Broker, topic: str) -> None:
+    partition = Partition(topic, 0)
+    write(broker, numbered(topic, range(10)))
+    with closing(broker.tail(partition, 4)) as tail:
+        assert tail.position == 4
+        assert read_to(tail, broker.end(partition)) == [4, 5, 6, 7, 8, 9]
+        assert tail.poll(0.0) == []
+        write(broker, numbered(topic, [10]))
+        assert read_to(tail, broker.end(partition)) == [10]
+        assert tail.position == broker.end(partition)
+
+
+def test_a_tail_passes_what_was_aborted_and_stops_at_what_is_open(broker: Broker, topic: str) -> None:
+    partition = Partition(topic, 0)
+    producer = broker.producer("p")
+
+    def fail() -> None:
+        with producer.transaction() as transaction:
+            transaction.produce(numbered(topic, range(3)))
+            raise OopsError
+
+    with pytest.raises(OopsError):
+        fail()
+    with closing(broker.tail(partition, 0)) as tail:
+        with producer.transaction() as transaction:
+            transaction.produce(numbered(topic, [5]))
+            assert tail.poll(0.5) == []
+        assert read_to(tail, broker.end(partition)) == [5]
+
+
+def test_the_end_is_never_before_that_of_what_is_committed(broker: Broker, topic: str) -> None:
+    partition = Partition(topic, 0)
+    assert broker.end(partition) == 0
+    with broker.producer("p").transaction() as transaction:
+        transaction.produce(numbered(topic, range(3)))
+        assert broker.end(partition) >= broker.extents(topic)[partition].end == 0
+    assert broker.end(partition) == broker.extents(topic)[partition].end >= 3
+
+
+def test_what_is_deleted_is_gone_and_the_rest_keeps_its_offsets(broker: Broker, topic: str) -> None:
+    partition = Partition(topic, 0)
+    for number in range(5):
+        write(broker, numbered(topic, [number]))
+    messages = everything(broker, topic)
+    broker.delete_before(partition, messages[3].offset)
+    assert broker.extents(topic)[partition].first == messages[3].offset
+    assert everything(broker, topic) == messages[3:]
+    with closing(broker.tail(partition, 0)) as tail, pytest.raises(TopicError, match="position 0 is gone"):
+        read_to(tail, messages[3].offset)
+    broker.delete_before(partition, broker.end(partition))
+    write(broker, numbered(topic, [5]))
+    assert everything(broker, topic)[-1].offset > messages[4].offset
 
 
 # Consumers

@@ -17,6 +17,7 @@ from pipeline.broker import (
     Position,
     Producer,
     Record,
+    connect,
 )
 from pipeline.broker.kafka_producer import KafkaProducer
 from pipeline.errors import (
@@ -24,6 +25,7 @@ from pipeline.errors import (
     OutcomeUnknownError,
     TopicError,
 )
+from pipeline.settings import Settings
 from tests.broker.conftest import make_topic
 from tests.broker.process import poll
 from tests.kafka.stream import everything, write
@@ -107,12 +109,9 @@ def test_a_fenced_producer_does_not_take_its_id_back(broker: Broker, topic: str)
     assert everything(broker, topic) == [3]
 
 
-def test_a_transaction_open_for_too_long_is_undone_and_says_so(
-    broker: Broker, kafka_url: str, topic: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("pipeline.broker.kafka_producer.TRANSACTION_SECONDS", 1.0)
-    producer = broker.producer("slow")
+def test_a_transaction_open_for_too_long_is_undone_and_says_so(broker: Broker, kafka_url: str, topic: str) -> None:
     with ExitStack() as stack:
+        producer = stack.enter_context(closing(connect(kafka_url, Settings(session_timeout=1)))).producer("slow")
         stack.enter_context(pytest.raises((FencedError, OutcomeUnknownError)))
         stack.enter_context(producer.transaction()).produce([Record(topic, b"1")])
         flush(producer)

@@ -88,6 +88,31 @@ def test_images_that_are_taken_back_were_never_there() -> None:
     assert (learner.sums() - taken.total()).digest("identity") == digest(kept)
 
 
+def test_what_it_adds_it_can_take_back_and_what_others_found_it_can_add() -> None:
+    images, labels = stream(500)
+    learner, kept, other = new(), new(), new()
+    learn(kept, images[:300], labels[:300])
+    learn(other, images[300:], labels[300:])
+    learn(learner, images[:300], labels[:300])
+    update = learner.settle(learner.quote(images[300:]), labels[300:])
+    learner.add(update)
+    learner.remove(update)
+    learner.add_sums(other.sums())
+    learner.remove_sums(other.sums())
+    assert digest(learner) == digest(kept)
+
+
+def test_a_class_that_is_taken_back_as_a_whole_is_never_predicted_again() -> None:
+    images, labels = stream(600)
+    learner, one = new(), new()
+    learn(learner, images, labels)
+    mine = [i for i, label in enumerate(labels) if label == CLASSES[0]]
+    learn(one, images[mine], [CLASSES[0]] * len(mine))
+    learner.remove_sums(one.sums())
+    assert learner.clear()
+    assert learner.quote(images).classes == tuple(name for name in learner.classes if name != CLASSES[0])
+
+
 def test_a_class_never_seen_before_needs_no_restart() -> None:
     images, labels = stream(600, classes=CLASSES[:2])
     learner = new()

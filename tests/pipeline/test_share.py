@@ -2,8 +2,8 @@
 
 import pytest
 
-from pipeline.errors import FencedError
-from pipeline.published import Delta, OutOfStepError, Published, Retraction
+from pipeline.errors import FencedError, OutOfStepError
+from pipeline.published import Delta, Published, Retraction
 from pipeline.share import MOST_UNPUBLISHED, Learnt, Share
 from tests.simulation.arithmetic import Tally
 

@@ -19,13 +19,17 @@ streams = st.lists(st.tuples(st.binary(min_size=WIDTH, max_size=WIDTH), st.sampl
 def summed(stream: list[Image], batch: int = 7) -> Sums:
     """Sums over images of a one-hot target, added up in batches."""
     ledger = Ledger(Sums.zero(WIDTH))
+    put(ledger, stream, batch)
+    return ledger.total()
+
+
+def put(ledger: Ledger, stream: list[Image], batch: int, sign: int = 1) -> None:
     for start in range(0, len(stream), batch):
         some = stream[start : start + batch]
         products = np.frombuffer(b"".join(z for z, _ in some), np.uint8).reshape(-1, WIDTH)
         classes = tuple(dict.fromkeys(label for _, label in some))
         targets = np.array([[256 * (label == c) for c in classes] for _, label in some])
-        ledger.add(products, targets, [label for _, label in some], classes)
-    return ledger.total()
+        ledger.add(products, targets, [label for _, label in some], classes, sign)
 
 
 def by_hand(stream: list[Image]) -> Sums:
@@ -58,6 +62,35 @@ def test_learners_merge_by_adding(a: list[Image], b: list[Image], c: list[Image]
 @given(streams, streams)
 def test_what_is_taken_back_leaves_no_trace(kept: list[Image], taken: list[Image]) -> None:
     assert (summed(kept + taken) - summed(taken)).digest("x") == summed(kept).digest("x")
+
+
+@given(st.lists(st.tuples(streams, st.sampled_from([1, -1]), st.booleans(), st.booleans()), max_size=6))
+def test_a_ledger_adds_and_takes_away_images_and_sums_in_any_order(
+    steps: list[tuple[list[Image], int, bool, bool]],
+) -> None:
+    ledger, expected = Ledger(Sums.zero(WIDTH)), Sums.zero(WIDTH)
+    for stream, sign, as_sums, look in steps:
+        if as_sums:
+            ledger.add_sums(summed(stream), sign)
+        else:
+            put(ledger, stream, 4, sign)
+        expected = expected + summed(stream) if sign > 0 else expected - summed(stream)
+        if look:
+            ledger.equations()
+    assert ledger.total().digest("x") == expected.digest("x")
+    assert ledger.images == expected.images
+
+
+@given(streams, streams)
+def test_what_a_ledger_adds_and_takes_away_again_leaves_nothing(kept: list[Image], passing: list[Image]) -> None:
+    ledger = Ledger(summed(kept))
+    put(ledger, passing, 5)
+    ledger.add_sums(summed(passing))
+    put(ledger, passing, 3, -1)
+    ledger.add_sums(summed(passing), -1)
+    total = ledger.total()
+    assert total.digest("x") == summed(kept).digest("x")
+    assert not any(total.T[name].any() for name, count in total.counts.items() if not count)
 
 
 @given(streams)

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from pipeline import sums_records
 from pipeline.broker import Headers, Message
 from pipeline.broker import Record as Raw
+from pipeline.errors import SumsError
 from pipeline.identity import Identity
 from pipeline.learner import Update
 from pipeline.ledger import Ledger
 from pipeline.published import Base, Delta, Published, Record, Retraction
 from pipeline.sums import Sums, packed_size
-from pipeline.sums_records import Reader, Run, SumsError, encode, kind
+from pipeline.sums_records import Reader, Run, encode, kind
 
 WIDTH = 6
 RUN = Run("learn", "topic-1", Identity("trunk", "0", "4", "squared"), "", WIDTH)

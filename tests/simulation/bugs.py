@@ -88,7 +88,7 @@ class RetractionAppliedTwice(Learner):
 
 
 class _ReadsOnlyTheLatest(LearnerLog):
-    def committed(self) -> Mapping[int, int] | None:
+    def committed(self, partitions: Collection[int]) -> Mapping[int, int] | None:  # noqa: ARG002
         return dict(self.kafka.positions)
 
 
@@ -103,8 +103,8 @@ class _Trusts(Share[Any, Any]):
         super().keep(partitions)
         self._kept = {p: holding.position for p, holding in self._held.items()}
 
-    def given(self, partition: int, committed: int | None) -> tuple[int, int]:
-        start, stop = super().given(partition, committed)
+    def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
+        start, stop = super().given(partition, committed, first)
         return (start, start) if partition in self._kept else (start, stop)
 
 

@@ -5,7 +5,7 @@ it wrote to, when a transaction times out, who is expelled from the group and wh
 broker is in tests/kafka.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,10 +80,12 @@ class Kafka:
     def delete_before(self, offset: int) -> None:
         self.first = max(self.first, offset)
 
-    def stable_positions(self) -> Mapping[int, int] | None:
-        if any(t.positions and (t.outcome is None or POSITIONS in t.untold) for t in self.unfinished):
+    def stable_positions(self, partitions: Collection[int]) -> Mapping[int, int] | None:
+        """None as long as the position of one of these may be moved by a transaction that has begun to."""
+        undecided = [t for t in self.unfinished if t.outcome is None or POSITIONS in t.untold]
+        if any(t.positions.keys() & set(partitions) for t in undecided):
             return None
-        return dict(self.positions)
+        return {partition: self.positions[partition] for partition in partitions if partition in self.positions}
 
     # -- transactions
 

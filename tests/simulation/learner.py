@@ -3,7 +3,7 @@
 It is a generator, which the scheduler may leave alone for as long as it likes (a pause) or for ever (a crash).
 """
 
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping
 from typing import Any
 
 from pipeline.errors import FencedError
@@ -46,8 +46,11 @@ class LearnerLog:
         self.reader = arithmetic.reader()
         self.next = start
 
-    def committed(self) -> Mapping[int, int] | None:
-        return self.kafka.stable_positions()
+    def committed(self, partitions: Collection[int]) -> Mapping[int, int] | None:
+        return self.kafka.stable_positions(partitions)
+
+    def first(self, partition: int) -> int:  # noqa: ARG002
+        return 0
 
     def end_of_sums(self) -> int:
         return self.kafka.end

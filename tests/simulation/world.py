@@ -3,7 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from pipeline.published import Base, OutOfStepError, Published, Retraction
+from pipeline.errors import OutOfStepError
+from pipeline.published import Base, Published, Retraction
 from tests.simulation.arithmetic import Arithmetic
 from tests.simulation.kafka import POSITIONS, SUMS, Kafka
 from tests.simulation.learner import Choose, Images, Learner
