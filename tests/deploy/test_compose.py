@@ -19,7 +19,7 @@ SHIPPED = ROOT / "docker-compose.yml"
 OVERRIDE = ROOT / "deploy/check/override.yml"
 EXAMPLE = ROOT / ".env.example"
 ONCE = {"topics", "datasets"}
-OURS = {"producer", "learner", "standby"} | ONCE
+OURS = {"producer", "learner", "learner-2"} | ONCE
 
 
 def config(*files: Path, variables: Path = Path("/dev/null"), folder: Path | None = None) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def services() -> dict[str, dict[str, Any]]:
 
 def test_everything_that_is_promised_is_there(services: dict[str, dict[str, Any]]) -> None:
     assert set(services) == {"kafka", "prometheus", "grafana"} | OURS
-    assert [name for name, service in services.items() if service.get("profiles")] == ["standby"]
+    assert [name for name, service in services.items() if service.get("profiles")] == ["learner-2"]
 
 
 def test_ports_are_published_on_loopback_only(services: dict[str, dict[str, Any]]) -> None:
@@ -82,7 +82,7 @@ def test_nothing_starts_before_what_it_needs(services: dict[str, dict[str, Any]]
         for other, needs in service.get("depends_on", {}).items()
     }
     assert needed["topics", "kafka"] == "service_healthy"
-    for program in ("producer", "learner", "standby"):
+    for program in ("producer", "learner", "learner-2"):
         assert needed[program, "topics"] == "service_completed_successfully"
     assert needed["producer", "datasets"] == "service_completed_successfully"
     assert needed["prometheus", "learner"] == needed["grafana", "prometheus"] == "service_healthy"
