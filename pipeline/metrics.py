@@ -77,7 +77,7 @@ class Metrics:
             object.__setattr__(self, name, metric)
         for outcome in ("committed", "aborted", "unknown"):  # from 0 on, so that the first one counts as a rise
             self.transactions.labels(outcome)
-        for kind in ("busy", "fenced", "unknown"):
+        for kind in ("busy", "fenced", "unknown", "out-of-step"):
             self.broker_errors.labels(kind)
         build = Gauge("build_info", "Always 1.", ["version"], namespace="marketplace", registry=self.registry)
         build.labels(version("marketstream")).set(1)

@@ -17,6 +17,7 @@ import pytest
 from consumers.learn import main
 from pipeline.broker import Broker, Partition, Position
 from pipeline.errors import SumsError
+from pipeline.topics import Topics
 from tests.consumers.harness import Place, digest_of, each_once, records
 
 Capture = pytest.CaptureFixture[str]
@@ -146,11 +147,37 @@ def pause(process: "subprocess.Popen[str]", seconds: float) -> None:
     process.send_signal(signal.SIGCONT)
 
 
+def test_who_comes_late_reads_the_newest_base_and_what_lies_before_it_is_deleted(
+    place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.worker.READ_SECONDS", 0.0)  # so that it publishes as often as it can
+    total = 3200
+    place.send(records(total), PARTITIONS)
+    place.learn(capsys, "--images", total, "--publish-images", 32)
+    with place.broker() as broker:
+        sums = Topics(place.prefix).sums(place.group)
+        assert broker.extents(sums.topic)[sums].first > 0
+    check(place, capsys, total)
+
+
+def test_more_learners_than_partitions_stand_by_and_take_over(place: Place, capsys: Capture) -> None:
+    total = 1600
+    place.send(records(total), partitions=1)
+    with learners(place) as group:
+        one, _ = group.start(), group.start()
+        group.work_to(300)
+        group.kill(one)
+        group.work_to_the_end()
+        for process in list(group.running):
+            group.stop(process)
+    check(place, capsys, total)
+
+
 def test_a_learner_of_another_identity_is_refused_with_the_difference(place: Place, capsys: Capture) -> None:
     place.send(records(100), PARTITIONS)
     place.learn(capsys, "--images", 100)
     other = ("--images", 0, "--filters", 5, "--snapshots", place.folder / "other")
-    with pytest.raises(SumsError, match=r"filters '4' is not '5'|filters 5 is not 4|filters"):
+    with pytest.raises(SumsError, match=r"learner that differs \(.*filters 5 is not 4.*\): use the settings"):
         main(place.flags(*other))
 
 
