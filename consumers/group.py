@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from pipeline.batch import settled
 from pipeline.broker import Broker, Partition, Tail
@@ -10,7 +11,7 @@ from pipeline.learner import Learner, Update
 from pipeline.published import Base, Published, Record
 from pipeline.share import Learnt
 from pipeline.sums import Sums
-from pipeline.sums_records import Reader, Run, kind, run_of
+from pipeline.sums_records import Reader, Run, kind, run_in
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ class GroupLog:
     ----------
     learner
         Quotes and settles what is learnt again, ``batch_size`` images at a time.
-    tail, reader
-        Read ``sums``; None where nobody publishes.
+    reading
+        Read ``sums``; None for who does not follow it.
     """
 
     def __init__(
@@ -106,7 +107,7 @@ def newest_base(broker: Broker, sums: Partition, run: Run) -> tuple[Published[Su
     try:
         for message in broker.read(sums, extent.first, extent.end):
             if reader is None:
-                run = run_of(message, run)
+                run = replace(run, base=run.base or run_in(message).base)
                 reader = Reader(run)
             if kind(message) == "base" and (found := reader.read(message)) and isinstance(found[0], Base):
                 newest = found[0].published
