@@ -40,8 +40,8 @@ LOSS = "squared"
 class State:
     """A learner, its share in the group's work, and its scores.
 
-    ``scored`` is the end of the predictions that the scores count. ``alone`` as long as nobody else has predicted
-    any since, and ``saved`` is how far the newest snapshot reaches.
+    ``scored`` is the end of the predictions that the scores count. ``alone`` as long as this learner has had the
+    whole topic, so that they count all; and ``saved`` is how far the newest snapshot reaches.
     """
 
     run: Run
@@ -50,7 +50,7 @@ class State:
     log: GroupLog
     scores: Scores
     scored: int = 0
-    alone: bool = False
+    alone: bool = True
     saved: int = 0
 
     def snapshot(self, predictions: int) -> Snapshot:

@@ -195,11 +195,10 @@ class Worker:
 
     def _look_who_predicts(self) -> None:
         """The scores count all that is predicted, as long as nobody else has had a partition."""
-        now, state = self.state.share.positions, self.state
-        mine = self._predicted
-        state.alone = (state.alone or not mine) and len(now) == self._partitions
-        state.alone &= all(mine.get(number, position) == position for number, position in now.items())
-        self._predicted = {**mine, **now}
+        now, before = self.state.share.positions, self._predicted
+        self.state.alone &= len(now) == self._partitions
+        self.state.alone &= all(before.get(number, position) == position for number, position in now.items())
+        self._predicted = {**before, **now}
 
     def _count_lost(self) -> None:
         """Now the outcome of the commit is known of which it was not."""
