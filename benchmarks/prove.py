@@ -2,7 +2,8 @@
 
     python -m benchmarks.prove [--seeds 5] [--kills 50]
 
-Takes most of an hour on two cores; ``--only PART`` picks one part. ``kafka`` needs Java and Maven.
+Takes hours on two cores, the better part of them for ``model``; ``--only PART`` picks one part. ``kafka`` and
+``learners`` need Java and Maven.
 """
 
 import argparse
@@ -17,7 +18,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import orjson
@@ -25,8 +25,9 @@ from rich.console import Console
 
 from benchmarks import speed
 from benchmarks.accuracy import measure
+from benchmarks.processes import LOOK, Group, command, fill, learn, position, served_ids
 from pipeline import cli, scenario
-from pipeline.broker import Broker, Record, Topic, connect
+from pipeline.broker import Record, connect
 from pipeline.clearing import Clearing
 from pipeline.identity import Identity
 from pipeline.ledger import Ledger
@@ -34,12 +35,11 @@ from pipeline.plan import Plan, load_splits, plan
 from pipeline.records import encode
 from pipeline.settings import Settings
 from pipeline.sums import Sums
-from pipeline.topics import Topics
 from pipeline.trunk import Filters, Trunk, make
 from tests.kafka.server import Server
+from tests.simulation.check import on_all_cores
 
 BATCH = 256
-LOOK = 0.02  # seconds between two looks at how far a learner has come
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,39 @@ def killed(url: str, folder: str, times: int, settings: Settings) -> Iterator[Li
     )
 
 
+def model(_: Settings, arguments: argparse.Namespace) -> Iterator[Line]:
+    violations = on_all_cores(arguments.schedules)
+    yield Line(
+        f"{arguments.schedules:,} schedules of the protocol: one digest, each image once",
+        f"{len(violations)} violations {violations[:3]}",
+        not violations,
+    )
+
+
+def learners(settings: Settings, arguments: argparse.Namespace) -> Iterator[Line]:
+    images, mishaps = 38_400, arguments.mishaps
+    d = Digests(settings, images)
+    expected = d.sums(range(images)).digest(d.identity)
+    with closing(Server(settings.cache)) as server, tempfile.TemporaryDirectory() as folder:
+        for count in (1, 2, 4):
+            group = Group(server.url, f"{count}.", Path(folder) / str(count), settings)
+            fill(server.url, [encode(d.stream.record(i), "images") for i in range(images)], group.prefix, 4)
+            with closing(connect(server.url)) as broker:
+                group.disturb(broker, count, images, mishaps)
+                summary = learn(server.url, str(group.folder / "last"), 0, settings, *group.flags)
+                served = served_ids(broker, group.prefix)
+            yield Line(
+                f"{count} learners, {mishaps} kills, pauses and joins: the digest of one",
+                summary["digest"][:16],
+                summary["digest"] == expected,
+            )
+            yield Line(
+                f"{count} learners: every image predicted once",
+                f"{len(served):,} predictions of {len(set(served)):,} images",
+                len(served) == len(set(served)) == images,
+            )
+
+
 def dead_letters(settings: Settings, _: argparse.Namespace) -> Iterator[Line]:
     good, bad = 2_000, 10_000
     d = Digests(settings, good)
@@ -234,47 +267,13 @@ def mixed(settings: Settings, images: int) -> Plan:
     return plan(chosen, load_splits(chosen, settings))
 
 
-def fill(url: str, records: Sequence[Record]) -> None:
-    with closing(connect(url)) as broker:
-        broker.ensure_topics([Topic("images")])
-        with closing(broker.producer("prove")) as producer:
-            for start in range(0, len(records), 1000):
-                with producer.transaction() as transaction:
-                    transaction.produce(records[start : start + 1000])
-
-
-def command(url: str, folder: str, images: int | None, settings: Settings) -> list[str]:
-    flags = ["--broker", url, "--snapshots", f"{folder}/snapshots", "--snapshot-images", "5000", "--json",
-             "--metrics-port", "0", "--filters", str(settings.filters), "--session-timeout", "3"]  # fmt: skip
-    return [sys.executable, "-m", "consumers.learn", *flags, *([] if images is None else ["--images", str(images)])]
-
-
-def learn(url: str, folder: str, images: int, settings: Settings) -> dict[str, Any]:
-    """Let a learner run to its end; its summary."""
-    done = subprocess.run(command(url, folder, images, settings), check=True, capture_output=True)
-    summary: dict[str, Any] = orjson.loads(done.stdout)
-    return summary
-
-
-def position(broker: Broker) -> int:
-    return sum(found.offset for found in broker.committed("learn", "images").values())
-
-
-def served_ids(broker: Broker) -> list[str]:
-    topic = Topics().predictions
-    broker.ensure_topics([Topic(topic)])
-    return [
-        orjson.loads(message.value)["id"]
-        for partition, extent in broker.extents(topic).items()
-        for message in broker.read(partition, extent.first, extent.end)
-    ]
-
-
 PARTS = {
     "accuracy": accuracy,
     "digest": digest,
     "kills": kills,
     "kafka": kafka,
+    "model": model,
+    "learners": learners,
     "dead-letters": dead_letters,
     "speed": speeds,
     "everything": everything,
@@ -290,6 +289,12 @@ def main() -> int:
         default=50,
         metavar="N",
         help="kills (default: 50; over Kafka twice as many)",
+    )
+    parser.add_argument(
+        "--mishaps", type=int, default=20, metavar="N", help="kills, pauses and joins of each group (default: 20)"
+    )
+    parser.add_argument(
+        "--schedules", type=int, default=1_000_000, metavar="N", help="of the model check (default: 1,000,000)"
     )
     parser.add_argument("--only", choices=PARTS, action="append", help="this part (may be given several times)")
     arguments = parser.parse_args()

@@ -2,15 +2,16 @@
 
 import logging
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from pipeline.batch import settled
 from pipeline.broker import Broker, Partition, Tail
 from pipeline.errors import OutOfStepError, RecoveryError, TopicError
 from pipeline.learner import Learner, Update
-from pipeline.published import Published, Record
+from pipeline.published import Base, Published, Record
 from pipeline.share import Learnt
 from pipeline.sums import Sums
-from pipeline.sums_records import Reader, Run, kind, run_of
+from pipeline.sums_records import Reader, Run, kind, run_in
 
 log = logging.getLogger(__name__)
 
@@ -25,8 +26,8 @@ class GroupLog:
     ----------
     learner
         Quotes and settles what is learnt again, ``batch_size`` images at a time.
-    tail, reader
-        Read ``sums``; None where nobody publishes.
+    reading
+        Read ``sums``; None for who does not follow it.
     """
 
     def __init__(
@@ -98,15 +99,18 @@ class GroupLog:
 def newest_base(broker: Broker, sums: Partition, run: Run) -> tuple[Published[Sums] | None, str]:
     """The newest base of a group, and the digest of the model that the group began with.
 
-    Raises SumsError if a learner that differs has written there.
+    Raises SumsError if a learner that differs has written there, OutOfStepError if records go while this reads.
     """
     extent = broker.extents(sums.topic)[sums]
     newest: Published[Sums] | None = None
     reader: Reader | None = None
-    for message in broker.read(sums, extent.first, extent.end):
-        if reader is None:
-            run = run_of(message, run)
-            reader = Reader(run)
-        if kind(message) == "base" and (found := reader.read(message)):
-            newest = getattr(found[0], "published", None)
+    try:
+        for message in broker.read(sums, extent.first, extent.end):
+            if reader is None:
+                run = replace(run, base=run.base or run_in(message).base)
+                reader = Reader(run)
+            if kind(message) == "base" and (found := reader.read(message)) and isinstance(found[0], Base):
+                newest = found[0].published
+    except TopicError as error:
+        raise OutOfStepError(f"{error}: a newer base was written, begin again with it") from error
     return newest, run.base

@@ -136,13 +136,14 @@ class Learner:
     def __init__(self, worker: Worker, recovery: Recovery) -> None:
         self._worker, self._recovery = worker, recovery
         self._state: State | None = None
+        self._lost: State | None = None
 
     @contextmanager
     def at_work(self, stop: threading.Event) -> Iterator[None]:
         """Join the group, take over what it gives, and leave the group at the end."""
-        recovery, newcomer = self._recovery, self._state is None
+        recovery, newcomer = self._recovery, not (self._state or self._lost)
         # Before joining: it takes a while, and whoever differs from the learners at work is not to disturb them.
-        state = self._state = self._state or recovery.state()
+        state = self._state = self._state or self._recovered()
         try:
             with (
                 closing(recovery.broker.consumer(recovery.group, recovery.topics.images)) as consumer,
@@ -152,8 +153,17 @@ class Learner:
                     recovery.restore_scores(state)
                 yield
         except OutOfStepError:
-            self._state = replace(recovery.state(), scores=state.scores, alone=state.alone)
+            state.log.close()
+            self._state, self._lost = None, state
             raise
+
+    def _recovered(self) -> State:
+        """What is published; with the scores of a state that was out of step."""
+        state, lost = self._recovery.state(), self._lost
+        if lost:
+            state.learner.generation = lost.learner.generation
+            state = replace(state, scores=lost.scores, alone=lost.alone)
+        return state
 
 
 def _sessions(stop: threading.Event, worker: Worker, metrics: Metrics) -> Iterator[AbstractContextManager[None]]:

@@ -40,8 +40,8 @@ LOSS = "squared"
 class State:
     """A learner, its share in the group's work, and its scores.
 
-    ``scored`` is the end of the predictions that the scores count. ``alone`` as long as nobody else has predicted
-    any since, and ``saved`` is how far the newest snapshot reaches.
+    ``scored`` is the end of the predictions that the scores count. ``alone`` as long as this learner has had the
+    whole topic, so that they count all; and ``saved`` is how far the newest snapshot reaches.
     """
 
     run: Run
@@ -50,7 +50,7 @@ class State:
     log: GroupLog
     scores: Scores
     scored: int = 0
-    alone: bool = False
+    alone: bool = True
     saved: int = 0
 
     def snapshot(self, predictions: int) -> Snapshot:
@@ -65,6 +65,8 @@ class State:
             predictions if self.alone else 0,
             self.scores.state(),
             self.run.base,
+            kept.position,
+            kept.retracted,
         )
 
 
@@ -104,6 +106,7 @@ class Recovery:
         if self.base:
             self._check_identity(self.base, "the model to begin with")
         own = None if self.frozen else self.folder.newest()
+        self.broker.ensure_topics([Topic(self.topics.sums(self.group).topic, 1)])
         topic_id = self.broker.topic_id(self.topics.images)
         if own:
             self._check_own(own, topic_id)
@@ -117,7 +120,8 @@ class Recovery:
         return state
 
     def _from_snapshot(self, run: Run, own: Snapshot | None) -> State:
-        start = own or self.base or Snapshot(Sums.zero(run.width), run.identity)
+        base = replace(self.base, sums_position=0, retracted=frozenset()) if self.base else None
+        start = own or base or Snapshot(Sums.zero(run.width), run.identity)
         learner = Clearing(self.trunk, start.sums, generation=start.generation)
         kind: type[Sole[Update, Sums]] = Frozen if self.frozen else Sole
         share = kind(self.group, _published(start, run.topic_id), learner)
@@ -128,7 +132,6 @@ class Recovery:
     def _from_sums(self, run: Run) -> State:
         """The newest base of the group, or the model to begin with, and what was published since."""
         sums = self.topics.sums(self.group)
-        self.broker.ensure_topics([Topic(sums.topic, 1)])
         newest, came_from = newest_base(self.broker, sums, run)
         run = replace(run, base=came_from)
         extent = self.broker.extents(sums.topic)[sums]
@@ -139,7 +142,7 @@ class Recovery:
             )
         start = newest
         if start is None and self.base:
-            start = _published(self.base, run.topic_id)
+            start = _published(replace(self.base, sums_position=0, retracted=frozenset()), run.topic_id)
         if start is None and came_from:
             raise RecoveryError(
                 f"group {self.group} began with the model of digest {came_from}: name it with --snapshot"
@@ -155,7 +158,7 @@ class Recovery:
 
     def _made(self, run: Run, learner: Clearing, share: Share[Update, Sums]) -> State:
         sums = self.topics.sums(self.group)
-        reading = (self.broker.tail(sums, share.published.position), Reader(run)) if self._shared else None
+        reading = None if self.frozen else (self.broker.tail(sums, share.published.position), Reader(run))
         log = GroupLog(self.broker, self.topics.images, self.group, learner, self.settings.batch_size, sums, reading)
         return State(run, learner, share, log, Scores(self.settings.window))
 
@@ -198,4 +201,6 @@ class Recovery:
 
 def _published(snapshot: Snapshot, topic_id: str) -> Published[Sums]:
     """A model as what is published; the offsets of another topic mean nothing in this one."""
-    return Published(snapshot.sums, snapshot.clock if snapshot.topic_id == topic_id else {})
+    if snapshot.topic_id != topic_id:
+        return Published(snapshot.sums)
+    return Published(snapshot.sums, snapshot.clock, snapshot.sums_position, snapshot.retracted)

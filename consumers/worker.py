@@ -9,25 +9,23 @@ comes to an end first, and partitions are taken over.
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
+from consumers.committer import Committer
 from consumers.job import Job, Reading
+from consumers.saver import Saver
 from consumers.state import State
 from pipeline import topics as t
 from pipeline.batch import Batch
-from pipeline.broker import Broker, Consumer, Member, Message, Partition, Position, Record
+from pipeline.broker import Broker, Consumer, Message
 from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError
-from pipeline.learner import Update
 from pipeline.metrics import Metrics
 from pipeline.records import stack
 from pipeline.scores import Scores
 from pipeline.settings import Settings
-from pipeline.share import Publication
-from pipeline.snapshots import Folder, Snapshot
-from pipeline.sums import Sums
-from pipeline.sums_records import encode
+from pipeline.snapshots import Folder
 from pipeline.takeover import read, take_over
 
 log = logging.getLogger(__name__)
@@ -68,12 +66,12 @@ class Worker:
         folder: Folder | None,
         settings: Settings,
     ) -> None:
-        self._broker, self._topics, self._metrics, self._folder = broker, topics, metrics, folder
-        self._id, self._settings = transactional_id, settings
-        self._committer, self._writer = ThreadPoolExecutor(1, "commit"), ThreadPoolExecutor(1, "write")
+        self._broker, self._topics, self._metrics, self._settings = broker, topics, metrics, settings
+        self._id, self._learns = transactional_id, folder is not None
+        self._saver = Saver(broker, topics, metrics, folder, settings.snapshot_images)
+        self._sender = ThreadPoolExecutor(1, "commit")
         self._open: tuple[Job, Future[None]] | None = None
         self._lost: Job | None = None
-        self._saving: Future[None] | None = None
         self._predicted: dict[int, int] = {}
         self._came_round = time.monotonic()
         self.lag: Mapping[int, int] = {}
@@ -87,9 +85,11 @@ class Worker:
         A commit whose outcome was not known is counted now, if it happened. At the end of the block nothing uses the
         consumer any more.
         """
-        self._consumer, self._producer, self.state = consumer, self._broker.producer(self._id), state
+        self._consumer, self.state = consumer, state
+        self._committer = self._new_committer()
         self._known = set(state.learner.classes)
         self._read_at = self._published_at = time.monotonic()
+        self._deleted = state.share.deletable
         self._partitions = len(self._broker.extents(self._topics.images))
         try:
             self._take_over(stop)
@@ -99,7 +99,7 @@ class Worker:
             self._metrics.at_work.set(0)
             with suppress(BrokerError):
                 self._land()
-            self._producer.close()
+            self._committer.close()
 
     @property
     def scores(self) -> Scores:
@@ -155,6 +155,9 @@ class Worker:
             if self._is_time():
                 self._publish()
 
+    def _new_committer(self) -> Committer:
+        return Committer(self._broker, self._topics, self._id, self._metrics, self.state.run)
+
     # -- the group
 
     def _take_over(self, stop: threading.Event) -> None:
@@ -183,11 +186,10 @@ class Worker:
 
     def _look_who_predicts(self) -> None:
         """The scores count all that is predicted, as long as nobody else has had a partition."""
-        now, state = self.state.share.positions, self.state
-        mine = self._predicted
-        state.alone = (state.alone or not mine) and len(now) == self._partitions
-        state.alone &= all(mine.get(number, position) == position for number, position in now.items())
-        self._predicted = {**mine, **now}
+        now, before = self.state.share.positions, self._predicted
+        self.state.alone &= len(now) == self._partitions
+        self.state.alone &= all(before.get(number, position) == position for number, position in now.items())
+        self._predicted = {**before, **now}
 
     def _count_lost(self) -> None:
         """Now the outcome of the commit is known of which it was not."""
@@ -202,8 +204,8 @@ class Worker:
             raise error
         log.info("the group has changed: %s", error)
         self._metrics.rebalances.inc()
-        self._producer.close()
-        self._producer = self._broker.producer(self._id)
+        self._committer.close()
+        self._committer = self._new_committer()
         self._take_over(stop)
 
     def _follow(self) -> None:
@@ -212,14 +214,14 @@ class Worker:
             return
         self._read_at = time.monotonic()
         share, images = self.state.share, self.settled_images
-        deletable = share.deletable
         read(share, self.state.log)
-        if share.deletable > deletable:
-            self._broker.delete_before(self._topics.sums(self._member.group), share.deletable)
+        if share.deletable > self._deleted:
+            self._deleted = share.deletable
+            self._broker.delete_before(self._topics.sums(self._member.group), self._deleted)
         if self.settled_images != images:
             self._known |= set(self.state.learner.classes)
             self._clear()
-        self._save_if_due()
+        self._saver.save_if_due(self.state)
 
     def _is_time(self) -> bool:
         return time.monotonic() - self._published_at > PUBLISH_SECONDS
@@ -230,7 +232,7 @@ class Worker:
         publication = share.begin({}, at_rest=True)
         try:
             if publication.records:
-                self._transact(self._encoded(publication), self._member, share.positions)
+                self._committer.publish(publication, self._member, share.positions)
         except BaseException:
             share.aborted()
             raise
@@ -247,34 +249,8 @@ class Worker:
                 self._publish()
         except FencedError as error:
             log.info("others go on with what was not published: %s", error)
-        self.save()
-        self._saved()
-
-    # -- snapshots
-
-    def _save_if_due(self) -> None:
-        if self.state.share.reach - self.state.saved >= self._settings.snapshot_images:
-            self.save()
-
-    def save(self) -> None:
-        """Write a snapshot, in a thread, if there is anything new; of several learners, one does."""
-        state = self.state
-        if self._folder and 0 in state.share.positions and state.share.reach > state.saved:
-            self._saved()
-            predictions = self._broker.extents(self._topics.predictions)[Partition(self._topics.predictions, 0)].end
-            self._saving = self._writer.submit(self._write, self._folder, state.snapshot(predictions))
-            state.saved = state.share.reach
-
-    def _write(self, folder: Folder, snapshot: Snapshot) -> None:
-        path = folder.save(snapshot)
-        self._metrics.snapshots.inc()
-        log.info("snapshot %s: %s images", path, f"{snapshot.sums.images:,}")
-
-    def _saved(self) -> None:
-        """Wait for the snapshot that is being written. Raises SnapshotError if it could not be."""
-        if self._saving:
-            self._saving.result()
-            self._saving = None
+        self._saver.save(self.state)
+        self._saver.finish()
 
     # -- reading
 
@@ -303,12 +279,12 @@ class Worker:
         self._land()
         self._follow()
         self._make_room()
-        update = state.learner.settle(quotes, labels if self._folder else [None] * len(labels))
+        update = state.learner.settle(quotes, labels if self._learns else [None] * len(labels))
         ends = {partition.number: end for partition, end in reading.ends.items()}
         publication = state.share.begin(ends, at_rest=self._is_time())
-        clock, learns = state.share.positions, self._folder is not None
-        job = Job(reading, quotes, quotes.predictions(), update, generation, clock, publication, learns)
-        self._open = job, self._committer.submit(self._commit, job)
+        clock, predictions = state.share.positions, quotes.predictions()
+        job = Job(reading, quotes, predictions, update, generation, clock, publication, self._learns)
+        self._open = job, self._sender.submit(self._committer.commit, job)
 
     def _make_room(self) -> None:
         """Learn no more before what was published has come back, if that is very much."""
@@ -336,7 +312,7 @@ class Worker:
         if job.publication.records:
             self._published_at = time.monotonic()
         self._clear()
-        self._save_if_due()
+        self._saver.save_if_due(self.state)
 
     def _count(self, job: Job) -> None:
         self.state.scores.add(job.outcomes)
@@ -351,32 +327,3 @@ class Worker:
         if self.state.learner.clear():
             self._metrics.clear_seconds.observe(time.perf_counter() - begun)
             self._metrics.last_clear.set_to_current_time()
-
-    def _commit(self, job: Job) -> None:
-        """Predictions, dead letters, journal, what is published, and positions: all or nothing."""
-        records = [*job.records(self._topics), *self._encoded(job.publication)]
-        self._transact(records, job.reading.member, job.ends)
-
-    def _encoded(self, publication: Publication[Update, Sums]) -> Iterator[Record]:
-        topic = self._topics.sums(self._member.group).topic
-        for record in publication.records:
-            updates = publication.updates if record is publication.delta else ()
-            yield from encode(topic, self.state.run, record, updates)
-
-    def _transact(self, records: Iterable[Record], member: Member, ends: Mapping[int, int]) -> None:
-        positions = {Partition(self._topics.images, number): Position(end) for number, end in ends.items()}
-        with self._counted(), self._producer.transaction() as transaction:
-            transaction.produce(records)
-            transaction.commit_offsets(member, positions)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        outcome = "aborted"
-        try:
-            yield
-            outcome = "committed"
-        except OutcomeUnknownError:
-            outcome = "unknown"
-            raise
-        finally:
-            self._metrics.transactions.labels(outcome).inc()

@@ -93,6 +93,7 @@ def about_snapshot(snapshot: Snapshot, path: Path) -> Row:
         "time": path.stat().st_mtime,
         "digest": snapshot.digest,
         "base": snapshot.base,
+        "retractions": len(snapshot.retracted),
         "settled_images": snapshot.sums.images,
         "generation": snapshot.generation,
         "topic_id": snapshot.topic_id,

@@ -5,6 +5,7 @@
     python -m pipeline.history show s3
     python -m pipeline.history stretch s2 s3 -o stretch.safetensors
     python -m pipeline.history verify s3
+    python -m pipeline.history retract --label dress
 
 A micro-batch is named by its number; a snapshot by its number after an ``s``, or by its file.
 """
@@ -24,7 +25,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
-from pipeline import chronicle, cli, snapshots, verify
+from pipeline import chronicle, cli, retract, retraction, snapshots, verify
 from pipeline.broker import Broker, connect
 from pipeline.chronicle import Row, name_of
 from pipeline.errors import SettingsError, SnapshotError
@@ -70,6 +71,7 @@ def _parser() -> argparse.ArgumentParser:
     check = add(_verify, "verify", "Learn a snapshot's images anew from the topic, and compare the digests.")
     check.add_argument("snapshot", nargs="?", metavar="SNAPSHOT", help=f"{form} (default: the newest)")
     check.add_argument("--from", dest="older", metavar="OLDER", help="begin with this older snapshot")
+    retraction.add_flags(add(retraction.main, "retract", "Take images back, as if they had never been learnt."))
     return parser
 
 
@@ -119,7 +121,8 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
         spans = verify.spans(broker, topic, begin, snapshot)
         records = sum(span.end - span.first for span in spans.values())
         with _bar(f"verifying {name_of(path)}", records) as progress:
-            found = verify.settled(broker, begin, spans, progress).digest
+            gone = _gone(broker, settings, snapshot.retracted - begin.retracted)
+            found = verify.settled(broker, begin, spans, progress, gone).digest
     same = found == snapshot.digest
     if arguments.json:
         result = {"same": same, "file": str(path), "digest": snapshot.digest, "topic_digest": found}
@@ -128,6 +131,14 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
         after = f" after {arguments.older}" if older else ""
         print(f"{'same' if same else 'differs'}: {path} has {snapshot.digest}, topic {topic}{after} makes {found}")
     return 0 if same else 1
+
+
+def _gone(broker: Broker, settings: Settings, retractions: frozenset[str]) -> set[tuple[int, int]]:
+    """Partition and offset of the images that these retractions took back."""
+    if not retractions:
+        return set()
+    taken = retract.taken_back(broker, Topics(settings.topic_prefix), settings.group)
+    return {(p, offset) for id in retractions for p, offsets in taken.get(id, {}).items() for offset in offsets}
 
 
 def _folder(settings: Settings) -> Folder:

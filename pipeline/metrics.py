@@ -80,7 +80,7 @@ class Metrics:
             self.transactions.labels(outcome)
         for reason in (*REASONS, "classes", "loss"):
             self.dead_letters.labels(reason)
-        for kind in ("busy", "fenced", "unknown"):
+        for kind in ("busy", "fenced", "unknown", "out-of-step"):
             self.broker_errors.labels(kind)
         ProcessCollector(registry=self.registry)
         build = Gauge("build_info", "Always 1.", ["version"], namespace="marketplace", registry=self.registry)

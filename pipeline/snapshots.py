@@ -40,6 +40,8 @@ class Snapshot:
         End of the topic predictions at that moment; ``scores`` reach as far as the predictions before it.
     base
         Digest of the earlier model that learning began with; empty if it began with nothing.
+    sums_position, retracted
+        How far the group's topic ``sums`` was read, and the ids of all retractions that were subtracted.
     """
 
     sums: Sums
@@ -50,6 +52,8 @@ class Snapshot:
     predictions: int = 0
     scores: Mapping[str, Any] | None = None
     base: str = ""
+    sums_position: int = 0
+    retracted: frozenset[str] = frozenset()
 
     @property
     def digest(self) -> str:
@@ -78,6 +82,8 @@ def write(snapshot: Snapshot, path: Path) -> None:
             "predictions": snapshot.predictions,
             "scores": snapshot.scores,
             "base": snapshot.base,
+            "sums_position": snapshot.sums_position,
+            "retracted": sorted(snapshot.retracted),
         }
     ).decode()
     temporary = path.with_suffix(".partial")
@@ -132,6 +138,8 @@ def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot
         fields["predictions"],
         fields["scores"],
         fields["base"],
+        fields.get("sums_position", 0),
+        frozenset(fields.get("retracted", [])),
     )
 
 

@@ -7,7 +7,7 @@ as what they are: products, targets and labels, from which the reader adds up th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, Generic, TypeVar
 
 import lz4.frame  # type: ignore[import-untyped]
@@ -135,15 +135,33 @@ class Reader:
         return record, self._pieces.position(message.offset + 1)
 
 
-def run_of(message: Message, run: Run) -> Run:
-    """``run``, begun with the model that the run of a record began with, if ``run`` does not say with which."""
-    base = orjson.loads(dict(message.headers)["about"])["run"]["base"]
-    return run if run.base else replace(run, base=base)
+def run_in(message: Message) -> Run:
+    """The run that a message of ``sums`` is of."""
+    fields = _about(message)["run"]
+    return Run(**{**fields, "identity": Identity(**fields["identity"])})
 
 
 def kind(message: Message) -> str:
     """``delta``, ``retraction`` or ``base``: to find the newest base without decoding what lies before it."""
-    return str(orjson.loads(dict(message.headers)["about"])["kind"])
+    return str(_about(message)["kind"])
+
+
+def reach(message: Message) -> dict[int, int]:
+    """Where the clock stands after a message of ``sums``, in the partitions that it moves."""
+    about = _about(message)
+    return {p: stop for p, _, stop in about.get("spans", [])} | (
+        dict(about["clock"]) if about["kind"] == "base" else {}
+    )
+
+
+def _about(message: Message) -> dict[str, Any]:
+    """What the headers say. Raises SumsError."""
+    try:
+        about: dict[str, Any] = orjson.loads(dict(message.headers)["about"])
+    except (KeyError, ValueError) as error:
+        where = f"topic {message.topic}, offset {message.offset}"
+        raise SumsError(f"{where}: damaged, or no record of sums at all: {error!r}") from error
+    return about
 
 
 def _value(record: Record[Sums]) -> Sums:

@@ -1,13 +1,13 @@
 """Does a snapshot hold what the topic holds? Every image before its clock is settled anew, and the digests compared."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline import snapshots
+from pipeline import batch, snapshots
 from pipeline.batch import settle_again
-from pipeline.broker import Broker, Extent, Partition
+from pipeline.broker import Broker, Extent, Message, Partition
 from pipeline.errors import RecoveryError, SnapshotError
 from pipeline.predict import learner_of
 from pipeline.snapshots import Snapshot
@@ -85,13 +85,28 @@ def _check(partition: Partition, span: Extent, held: Extent) -> None:
 
 
 def settled(
-    broker: Broker, begin: Snapshot, parts: Mapping[Partition, Extent], progress: Callable[[int], None]
+    broker: Broker,
+    begin: Snapshot,
+    parts: Mapping[Partition, Extent],
+    progress: Callable[[int], None],
+    gone: Collection[tuple[int, int]] = (),
 ) -> Snapshot:
-    """``begin`` and every image that those offsets hold. ``progress`` is given numbers of records.
+    """``begin`` and every image that those offsets hold, without those that are ``gone``: partition and offset.
 
-    Raises SnapshotError if this program has another trunk, and what the broker raises.
+    ``progress`` is given numbers of records. Raises SnapshotError if this program has another trunk, and what the
+    broker raises.
     """
     learner = learner_of(begin)
     for partition, span in parts.items():
-        settle_again(learner, broker.read(partition, span.first, span.end), SIZE, progress)
+        messages = broker.read(partition, span.first, span.end)
+        kept = (message for message in messages if (partition.number, message.offset) not in gone)
+        settle_again(learner, kept, SIZE, progress)
+        before = [offset for number, offset in gone if number == partition.number and offset < span.first]
+        for _, update in batch.settled(learner, _one_by_one(broker, partition, before), SIZE):
+            learner.remove(update)
     return replace(begin, sums=learner.sums())
+
+
+def _one_by_one(broker: Broker, partition: Partition, offsets: Collection[int]) -> Iterator[Message]:
+    for offset in offsets:
+        yield from broker.read(partition, offset, offset + 1)

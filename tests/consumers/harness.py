@@ -16,6 +16,7 @@ from pipeline.broker import Broker, Message, Record, Topic, connect
 from pipeline.clearing import Clearing
 from pipeline.identity import Identity
 from pipeline.records import ImageRecord, encode
+from pipeline.settings import Settings
 from pipeline.snapshots import Folder, Snapshot
 from pipeline.sums import Sums
 from pipeline.trunk import Filters, make
@@ -62,7 +63,8 @@ class Place:
         return f"{self.prefix}learn"
 
     def send(self, some: Iterable[Record], partitions: int = 1) -> None:
-        with closing(connect(self.url)) as broker:
+        patient = Settings(session_timeout=30)  # the first leaders of a new topic's partitions take their time
+        with closing(connect(self.url, patient)) as broker:
             broker.ensure_topics([Topic(f"{self.prefix}images", partitions)])
             with closing(broker.producer(f"{self.prefix}test")) as producer, producer.transaction() as transaction:
                 transaction.produce(record._replace(topic=self.prefix + record.topic) for record in some)

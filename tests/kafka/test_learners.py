@@ -15,9 +15,16 @@ from typing import Any
 import pytest
 
 from consumers.learn import main
+from pipeline import history
 from pipeline.broker import Broker, Partition, Position
+from pipeline.clearing import Clearing
 from pipeline.errors import SumsError
-from tests.consumers.harness import Place, digest_of, each_once, records
+from pipeline.identity import Identity
+from pipeline.sums import Sums
+from pipeline.topics import Topics
+from pipeline.trunk import make
+from tests.consumers.harness import FILTERS, Place, digest_of, each_once, records
+from tests.pipeline.synthetic import stream
 
 Capture = pytest.CaptureFixture[str]
 
@@ -146,12 +153,63 @@ def pause(process: "subprocess.Popen[str]", seconds: float) -> None:
     process.send_signal(signal.SIGCONT)
 
 
+def test_who_comes_late_reads_the_newest_base_and_what_lies_before_it_is_deleted(
+    place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("consumers.worker.READ_SECONDS", 0.0)  # so that it publishes as often as it can
+    total = 3200
+    place.send(records(total), PARTITIONS)
+    place.learn(capsys, "--images", total, "--publish-images", 32)
+    with place.broker() as broker:
+        sums = Topics(place.prefix).sums(place.group)
+        assert broker.extents(sums.topic)[sums].first > 0
+    check(place, capsys, total)
+
+
+def test_more_learners_than_partitions_stand_by_and_take_over(place: Place, capsys: Capture) -> None:
+    total = 1600
+    place.send(records(total), partitions=1)
+    with learners(place) as group:
+        one, _ = group.start(), group.start()
+        group.work_to(300)
+        group.kill(one)
+        group.work_to_the_end()
+        for process in list(group.running):
+            group.stop(process)
+    check(place, capsys, total)
+
+
 def test_a_learner_of_another_identity_is_refused_with_the_difference(place: Place, capsys: Capture) -> None:
     place.send(records(100), PARTITIONS)
     place.learn(capsys, "--images", 100)
     other = ("--images", 0, "--filters", 5, "--snapshots", place.folder / "other")
-    with pytest.raises(SumsError, match=r"filters '4' is not '5'|filters 5 is not 4|filters"):
+    with pytest.raises(SumsError, match=r"learner that differs \(.*filters 5 is not 4.*\): use the settings"):
         main(place.flags(*other))
+
+
+def test_what_is_taken_back_is_taken_back_by_all_once(place: Place, capsys: Capture) -> None:
+    place.send(records(200), PARTITIONS)
+    where = ("--broker", place.url, "--topic-prefix", place.prefix, "--group", place.group, "--json")
+    with learners(place) as group:
+        one, two = group.start(), group.start()
+        group.work_to_the_end()
+        group.stop(two)
+
+        def take_back() -> bool:
+            capsys.readouterr()
+            history.main(["retract", *where, "--id", "0/00003", "--yes"])
+            return bool(json.loads(capsys.readouterr().out)["done"])
+
+        until(take_back)  # as soon as it is published
+        assert not take_back()
+        stopped = group.stop(one)
+    images, labels = stream(200)
+    learner = Clearing(make(FILTERS, "blas"), Sums.zero(FILTERS.width))
+    kept = [i for i in range(200) if i != 3]
+    learner.add(learner.settle(learner.quote(images[kept]), [labels[i] for i in kept]))
+    expected = learner.sums().digest(Identity.of(FILTERS, "squared").digest)
+    again = place.learn(capsys, "--images", 0, "--snapshots", place.folder / "last")
+    assert stopped["digest"] == again["digest"] == expected
 
 
 def test_learners_begin_with_an_earlier_model_which_those_who_come_later_need_not_have(
