@@ -124,7 +124,8 @@ class Recovery:
         start = own or base or Snapshot(Sums.zero(run.width), run.identity)
         learner = Clearing(self.trunk, start.sums, generation=start.generation)
         kind: type[Sole[Update, Sums]] = Frozen if self.frozen else Sole
-        share = kind(self.group, _published(start, run.topic_id), learner)
+        published = replace(_published(start, run.topic_id), sums=Sums.zero(run.width))  # it asks the learner for them
+        share = kind(self.group, published, learner)
         state = self._made(run, learner, share)
         state.saved = sum(share.published.clock.values())
         return state
