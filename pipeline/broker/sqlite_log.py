@@ -66,7 +66,9 @@ class StoredTopic:
         """The row id of offset 0 of the partition that a record belongs to. Raises TopicError."""
         if record.partition is not None:
             return self.low(record.partition)
-        return self.low(0 if record.key is None else crc32(record.key) % self.partitions)
+        if record.key is None or self.partitions == 1:
+            return self.low(0)
+        return self.low(crc32(record.key) % self.partitions)
 
 
 def find_topic(database: Database, name: str) -> StoredTopic:
@@ -84,10 +86,10 @@ def pack(record: Record) -> bytes:
     A line of JSON (the key's length or null, then name and length of each header), and after it key, header
     values and value, end to end.
     """
-    lengths = [(name, len(value)) for name, value in record.headers]
-    shape = orjson.dumps([None if record.key is None else len(record.key), lengths])
+    lengths = tuple([(name, len(value)) for name, value in record.headers])
+    shape = _shape(None if record.key is None else len(record.key), lengths)
     values = [value for _, value in record.headers]
-    packed = b"".join([shape, b"\n", record.key or b"", *values, record.value])
+    packed = b"".join([shape, record.key or b"", *values, record.value])
     if len(packed) > MAX_RECORD:
         raise RecordTooLargeError(
             f"topic {record.topic!r}: a record of {len(packed):,} bytes, but {MAX_RECORD:,} are the most; split it"
@@ -104,6 +106,11 @@ def unpack(topic: str, partition: int, offset: int, timestamp: int, packed: byte
 
 
 @lru_cache(maxsize=1024)  # the records of a stream have few shapes
+def _shape(key_length: int | None, headers: tuple[tuple[str, int], ...]) -> bytes:
+    return orjson.dumps([key_length, headers], option=orjson.OPT_APPEND_NEWLINE)
+
+
+@lru_cache(maxsize=1024)
 def _cuts(shape: bytes) -> tuple[list[str], bool, Callable[[bytes], tuple[bytes, ...]]]:
     """The headers' names, whether there is a key, and what cuts a body into value, key and header values."""
     key_length, headers = orjson.loads(shape)
