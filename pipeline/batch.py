@@ -6,7 +6,7 @@ from itertools import islice
 
 from pipeline.broker import Message
 from pipeline.errors import RecordError
-from pipeline.learner import MOST_CLASSES, Learner
+from pipeline.learner import MOST_CLASSES, AnyLearner
 from pipeline.records import ImageRecord, decode, stack
 
 
@@ -45,7 +45,7 @@ class Batch:
 
 
 def settle_again(
-    learner: Learner, messages: Iterable[Message], size: int, progress: Callable[[int], None] = lambda _: None
+    learner: AnyLearner, messages: Iterable[Message], size: int, progress: Callable[[int], None] = lambda _: None
 ) -> None:
     """Learn, in micro-batches of ``size``, what messages hold, and write nothing anywhere.
 
