@@ -229,7 +229,7 @@ def measure(name: str, learner_name: str, seed: int, images: int | None, setting
 
 def parse() -> argparse.Namespace:
     parser = cli.parser(
-        "Run a scenario through a learner without a broker.", "filters", "backend", "window", "data", "cache"
+        "Run a scenario through a learner without a broker.", "filters", "backend", "base", "window", "data", "cache"
     )
     parser.add_argument("--scenario", default="mixed", metavar="NAME", help="a shipped scenario, or a path")
     parser.add_argument("--learner", default="clearing", choices=list(LEARNERS))

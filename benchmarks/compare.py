@@ -37,7 +37,8 @@ class Results:
     """The results of a folder: made there, kept there."""
 
     def __init__(self, folder: Path, settings: Settings, images: int | None) -> None:
-        self._folder, self._settings, self._images = folder, settings, images
+        self._folder, self._images = folder, images
+        self._settings = settings.model_copy(update={"base": None})  # every learner begins from nothing
         folder.mkdir(parents=True, exist_ok=True)
         terms = orjson.dumps({"images": images, **settings.model_dump(include=set(COMPARED))})
         kept = folder / "terms.json"

@@ -4,12 +4,13 @@ learner = make("slda", settings)
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.baselines.frozen import TRAINED_ON, Frozen
 from pipeline.baselines.means import NearestMean, StreamingLda
 from pipeline.clearing import Clearing
+from pipeline.errors import SettingsError
 from pipeline.identity import Identity
 from pipeline.learner import AnyLearner
 from pipeline.paths import make as make_network
@@ -50,7 +51,12 @@ class Entry:
 
 
 def make(name: str, settings: Settings) -> AnyLearner:
-    """A new learner; ``settings.seed`` moves its trunk, or its first parameters. Raises KeyError."""
+    """A new learner; ``settings.seed`` moves its trunk, or its first parameters.
+
+    Raises SettingsError if it is given a base model and cannot begin with one, SnapshotError if that cannot be read.
+    """
+    if settings.base and not name.startswith("paths"):
+        raise SettingsError(f"--base {settings.base}: only paths begins with a base model, not {name}")
     return LEARNERS[name].make(settings)
 
 
@@ -70,9 +76,8 @@ def _clearing(settings: Settings) -> Clearing:
 
 
 def _paths(settings: Settings, terms: Terms) -> Paths:
-    shape = Shape()
-    terms = Terms(**{**vars(terms), "seed": settings.seed})
-    return Paths(Base.untrained(shape, settings.seed), make_network(shape, settings.backend), terms)
+    base = Base.read(settings.base).fresh() if settings.base else Base.untrained(Shape(), settings.seed)
+    return Paths(base, make_network(base.shape, settings.backend), replace(terms, seed=settings.seed))
 
 
 def _backprop(settings: Settings, rule: Any) -> AnyLearner:
@@ -123,4 +128,4 @@ LEARNERS: Mapping[str, Entry] = {
         "Adam 1e-3, a step for each micro-batch", REFERENCE, lambda settings: _backprop(settings, "adam"), 2, 1
     ),
 }
-"""All of them begin from nothing."""
+"""All of them begin from nothing, but ``paths`` where there is a base model."""

@@ -1,9 +1,14 @@
 """Every learner that can be had by name has the one face. What the baselines learn is tested with them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from pipeline.errors import SettingsError
 from pipeline.learners import LEARNERS, digest, make
+from pipeline.paths.base import Base
+from pipeline.paths.network import Shape
 from pipeline.settings import Settings
 from tests.pipeline.synthetic import stream
 
@@ -38,6 +43,16 @@ def test_the_digest_of_a_learner_is_that_of_what_it_learnt(name: str) -> None:
         digests.add(digest(learner, SETTINGS))
     assert len(digests) == 2
     assert None not in digests
+
+
+def test_paths_begins_with_a_base_and_the_others_refuse_it(tmp_path: Path) -> None:
+    base = Base.of(Shape(), Base.untrained(Shape(), 7).parameters)
+    base.write(tmp_path / "base.safetensors")
+    settings = SETTINGS.model_copy(update={"base": tmp_path / "base.safetensors"})
+    assert digest(make("paths", settings), settings) == base.digest
+    assert digest(make("paths", SETTINGS), SETTINGS) != base.digest
+    with pytest.raises(SettingsError, match="only paths begins with a base model, not slda"):
+        make("slda", settings)
 
 
 def test_baselines_promise_no_digest() -> None:
