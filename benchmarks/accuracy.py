@@ -122,7 +122,7 @@ class Run:
 
     def _learn(self, images: NDArray[np.uint8], labels: Sequence[str | None]) -> list[str | None]:
         quotes = self.learner.quote(images)
-        predictions = quotes.predictions()
+        predictions: list[str | None] = quotes.predictions()
         self.scores.add((label, p) for label, p in zip(labels, predictions, strict=True) if label is not None)
         self.learner.add(self.learner.settle(quotes, labels))
         self.learner.clear()

@@ -84,7 +84,7 @@ class Column:
             value = value.get(key) if value is not None else None
         if isinstance(value, dict):
             return float(np.mean(list(value.values()))) if value else None
-        return value
+        return None if value is None else float(value)
 
 
 PREQUENTIAL = [Column(f"streaming, {group}", ("prequential", group)) for group in ("digits", "fashion")]

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,11 @@ class Story:
         return np.array([np.mean(group) if group else np.nan for group in groups])
 
 
-def read(broker: Broker, topics: Topics, group: str, window: int) -> Story:
-    """The story of a group, from its predictions. Raises TopicError if it made none."""
+def read(broker: Broker, topics: Topics, group: str, window: int, stop: int | None = None) -> Story:
+    """The story of a group up to image ``stop``, from its predictions. Raises TopicError if it made none."""
     scores, moments, old, count = Scores(window), [], set(), 0
     first: str | None = None
-    for some in _batches(_predictions(broker, topics, group)):
+    for some in _batches(islice(_predictions(broker, topics, group), stop)):
         known = [(s["label"], s["predicted"]) for s in some if s["label"] is not None]
         scores.add(known)
         first = first or some[0]["source"]
@@ -184,13 +185,11 @@ def write(frames: Sequence[Image.Image], path: Path, rate: float) -> None:
         raise SettingsError(f"{path}: the film cannot be written: {error}") from error
 
 
-def chosen(story: Story, start: int, stop: int | None, frames: int) -> list[int]:
-    """At most so many moments, evenly spread over a part of the stream. Raises SettingsError if that has none."""
-    inside = [i for i, m in enumerate(story.moments) if m.images > start and (stop is None or m.images <= stop)]
+def chosen(story: Story, start: int, frames: int) -> list[int]:
+    """At most so many moments, evenly spread from ``start`` on. Raises SettingsError if none is left."""
+    inside = [i for i, m in enumerate(story.moments) if m.images > start]
     if not inside:
-        raise SettingsError(
-            f"--start {start} --stop {stop}: no whole micro-batch there; {story.moments[-1].images} images"
-        )
+        raise SettingsError(f"--start {start}: the part that is looked at ends with image {story.moments[-1].images}")
     return sorted({inside[round(i)] for i in np.linspace(0, len(inside) - 1, min(frames, len(inside)))})
 
 
@@ -198,8 +197,8 @@ def film(arguments: argparse.Namespace, settings: Settings) -> dict[str, Any]:
     """Make the film that the command line asks for; what it shows."""
     topics = Topics(settings.topic_prefix)
     with closing(connect(settings.broker, settings)) as broker:
-        story = read(broker, topics, settings.group, settings.window)
-        moments = chosen(story, arguments.start, arguments.stop, arguments.frames)
+        story = read(broker, topics, settings.group, settings.window, arguments.stop)
+        moments = chosen(story, arguments.start, arguments.frames)
         write(shoot(broker, topics, story, moments), arguments.out, arguments.rate)
     size = arguments.out.stat().st_size
     return {"file": str(arguments.out), "frames": len(moments), "bytes": size, "old": sorted(story.old)}

@@ -75,7 +75,7 @@ class NearestMean:
     @property
     def state_bytes(self) -> int:
         """Bytes of the sums and of what is served."""
-        return sum(part.nbytes for part in (*self._sums.values(), self._weights, self._bias))
+        return sum(total.nbytes for total in self._sums.values()) + self._weights.nbytes + self._bias.nbytes
 
     def means(self) -> Floats:
         """The mean products of every class: ``float64[C, D]``."""

@@ -80,9 +80,9 @@ def test_the_digest_is_the_same_whatever_computes_the_trunk() -> None:
     stream, filters = drawn("mixed", 512), Filters(0, 8)
 
     def digest(backend: Backend) -> str:
-        run = Run(Clearing(make(filters, backend), Sums.zero(filters.width)), stream, 500)
-        run.through(lambda _: None)
-        return run.learner.sums().digest("")
+        learner = Clearing(make(filters, backend), Sums.zero(filters.width))
+        Run(learner, stream, 500).through(lambda _: None)
+        return learner.sums().digest("")
 
     assert digest("tinygrad") == digest("blas")
 

@@ -59,6 +59,8 @@ def test_old_classes_are_those_of_the_first_phase(place: Place) -> None:
     assert np.isnan(new[0])
     assert 0 < new[1] <= new[2] <= 1
     assert old[2] > 0.9
+    with place.broker() as broker:
+        assert [m.images for m in film.read(broker, Topics(), "learn", WINDOW, 300).moments] == [256, 300]
 
 
 def test_the_images_of_a_moment_are_those_that_were_predicted(place: Place) -> None:
@@ -101,7 +103,7 @@ def test_a_group_without_predictions_and_a_part_without_images_are_named(place: 
     with pytest.raises(TopicError, match="topic predictions holds no prediction of group nobody"):
         read(place, "nobody")
     with pytest.raises(MarketstreamError, match="--start 600"):
-        film.chosen(read(place), 600, None, 5)
+        film.chosen(read(place), 600, 5)
     frames = [Image.new("RGB", (8, 8))]
     with pytest.raises(MarketstreamError, match="the film cannot be written"):
         film.write(frames, tmp_path / "no" / "film.gif", 1)
