@@ -4,13 +4,14 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test prove speed lint dashboards kafka compose-check clean
+.PHONY: help setup demo test prove speed compare lint dashboards kafka compose-check clean
 
 help:
 	@echo "make demo    the whole stream on this machine, from nothing"
 	@echo "make test    all tests"
 	@echo "make prove   every claim of the README, measured again"
 	@echo "make speed   the learner's speed, in ratios"
+	@echo "make compare every learner on the same streams; hours, and goes on where it was stopped"
 	@echo "make lint    ruff and mypy"
 	@echo "make dashboards  Grafana's dashboards, written anew from deploy/grafana"
 	@echo "make kafka   a real Kafka broker on this machine, to play with"
@@ -38,6 +39,9 @@ prove: setup
 
 speed: setup
 	@$(RUN) -m benchmarks.speed $(ARGS)
+
+compare: setup
+	@$(RUN) -m benchmarks.compare $(ARGS)
 
 lint: setup
 	@$(VENV)/bin/ruff check .

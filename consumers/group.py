@@ -7,7 +7,7 @@ from dataclasses import replace
 from pipeline.batch import settled
 from pipeline.broker import Broker, Partition, Tail
 from pipeline.errors import OutOfStepError, RecoveryError, TopicError
-from pipeline.learner import Learner, Update
+from pipeline.learner import Learner, Quotes, Update
 from pipeline.published import Base, Published, Record
 from pipeline.share import Learnt
 from pipeline.sums import Sums
@@ -35,7 +35,7 @@ class GroupLog:
         broker: Broker,
         images: str,
         group: str,
-        learner: Learner,
+        learner: Learner[Quotes, Update],
         batch_size: int,
         sums: Partition,
         reading: tuple[Tail, Reader] | None,

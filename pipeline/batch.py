@@ -6,7 +6,7 @@ from itertools import islice
 
 from pipeline.broker import Message
 from pipeline.errors import RecordError
-from pipeline.learner import MOST_CLASSES, Learner, Update
+from pipeline.learner import MOST_CLASSES, AnyLearner, Learner, Q, U
 from pipeline.records import ImageRecord, decode, stack
 
 
@@ -44,7 +44,7 @@ class Batch:
         return [image.label for image in self.images]
 
 
-def settled(learner: Learner, messages: Iterable[Message], size: int) -> Iterator[tuple[list[Message], Update]]:
+def settled(learner: Learner[Q, U], messages: Iterable[Message], size: int) -> Iterator[tuple[list[Message], U]]:
     """What messages hold, in micro-batches of ``size``, settled; adding it is left to the caller.
 
     What is a dead letter is passed over.
@@ -57,7 +57,7 @@ def settled(learner: Learner, messages: Iterable[Message], size: int) -> Iterato
 
 
 def settle_again(
-    learner: Learner, messages: Iterable[Message], size: int, progress: Callable[[int], None] = lambda _: None
+    learner: AnyLearner, messages: Iterable[Message], size: int, progress: Callable[[int], None] = lambda _: None
 ) -> None:
     """Learn what messages hold, and write nothing anywhere.
 

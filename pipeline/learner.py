@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,27 +13,36 @@ MOST_CLASSES = 1000
 """No learner learns more classes than this."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Quotes:
-    """What the market answers for n images, before their labels are known.
+class MostLikely:
+    """What quotes have in common: ``logits`` float32[n, C] of the C ``classes``. C is 0 before anything was learnt."""
 
-    ``products`` uint8[n, D], ``logits`` float32[n, C], ``classes`` the C names. C is 0 before anything was learnt.
-    """
+    __slots__ = ()
 
-    products: NDArray[np.uint8]
     logits: NDArray[np.float32]
     classes: tuple[str, ...]
 
     def predictions(self) -> list[str | None]:
         """The class with the largest logit for each image; None where no class is known yet."""
         if not self.classes:
-            return [None] * len(self.products)
+            return [None] * len(self.logits)
         return [self.classes[i] for i in self.logits.argmax(1)]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class Quotes(MostLikely):
+    """What the market of ``clearing`` answers for n images, before their labels are known.
+
+    ``products`` uint8[n, D], ``logits`` float32[n, C], ``classes`` the C names.
+    """
+
+    products: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    classes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Update:
-    """What settling found for the m images that were labelled and sound.
+    """What settling found, in ``clearing``, for the m images that were labelled and sound.
 
     ``products`` uint8[m, D], ``targets`` int64[m, C] in 256ths, ``labels`` m names, ``classes`` the C names.
     ``unsound`` holds the places of images whose loss was not finite: they are not in the update.
@@ -46,29 +55,37 @@ class Update:
     unsound: tuple[int, ...] = ()
 
 
-class Learner(Protocol):
-    """Predicts images, and learns from their labels, without a backward pass."""
+Q = TypeVar("Q", bound=MostLikely)
+U = TypeVar("U")
+
+
+class Learner(Protocol[Q, U]):
+    """Predicts images, and learns from their labels. What its quotes Q and updates U hold is its own affair."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Every class that was added, in the order of appearance."""
+        """Every class that was learnt, in the order of appearance."""
 
     @property
     def images(self) -> int:
-        """Images added so far."""
+        """Images learnt from so far."""
 
     @property
     def generation(self) -> int:
-        """Clearings so far: the version of the weights."""
+        """The version of the weights: how often they changed."""
 
-    def quote(self, images: NDArray[np.uint8]) -> Quotes:
+    def quote(self, images: NDArray[np.uint8]) -> Q:
         """Forward only: ``uint8[n, 28, 28]``."""
 
-    def settle(self, quotes: Quotes, labels: Sequence[str | None]) -> Update:
-        """Losses of the labelled images to an update. Changes nothing."""
+    def settle(self, quotes: Q, labels: Sequence[str | None]) -> U:
+        """What the labelled images say. Changes nothing."""
 
-    def add(self, update: Update) -> None:
+    def add(self, update: U) -> None:
         """What was found becomes state."""
 
     def clear(self) -> bool:
-        """If the schedule says so, state becomes weights; whether it did."""
+        """If it is time, state becomes weights; whether it did."""
+
+
+AnyLearner = Learner[Any, Any]
+"""A learner, whichever it is."""

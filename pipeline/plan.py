@@ -106,6 +106,8 @@ def plan(scenario: Scenario, splits: Mapping[Name, Split], run: str | None = Non
     draw = _Draw(scenario, classes)
     numbers = np.array([number for i in range(len(scenario.phases)) for number in draw.phase(i)], np.int64)
     names = np.array(CLASSES, dtype=object)[classes[numbers]]
+    for name, label in scenario.labels.items():
+        names[names == name] = label
     names[~np.concatenate([_labelled(scenario.seed, phase) for phase in scenario.phases])] = None
     ends = np.cumsum([phase.images for phase in scenario.phases]).tolist()
     spans = zip(scenario.phases, [0, *ends[:-1]], ends, strict=True)
@@ -127,12 +129,12 @@ class _Draw:
         self._scenario = scenario
         self._classes = classes
         self._times = [0] * len(classes)
-        self._pools: dict[tuple[str, ...], _Pool] = {}
+        self._pools: dict[tuple[tuple[str, ...], int | None], _Pool] = {}
 
     def phase(self, place: int) -> Iterator[int]:
         phase = self._scenario.phases[place]
         entries = sorted(phase.classes)
-        pools = [self._pool(entry) for entry in entries]
+        pools = [self._pool(entry, phase.first.get(entry)) for entry in entries]
         for position, entry in enumerate(_entries(self._scenario.seed, phase).tolist()):
             image = pools[entry].draw(self._times, self._scenario.repeat)
             if image is None:
@@ -143,12 +145,12 @@ class _Draw:
                 )
             yield image
 
-    def _pool(self, entry: str) -> "_Pool":
+    def _pool(self, entry: str, first: int | None) -> "_Pool":
         names = _names(entry)
-        if names not in self._pools:
-            members = np.isin(self._classes, [CLASSES.index(name) for name in names]).nonzero()[0]
-            self._pools[names] = _Pool(f"{self._scenario.seed}/pool/{' '.join(names)}", members)
-        return self._pools[names]
+        if (names, first) not in self._pools:
+            members = np.isin(self._classes, [CLASSES.index(name) for name in names]).nonzero()[0][:first]
+            self._pools[names, first] = _Pool(f"{self._scenario.seed}/pool/{' '.join(names)}", members)
+        return self._pools[names, first]
 
 
 class _Pool:

@@ -19,6 +19,7 @@ from pydantic import (
     Field,
     PrivateAttr,
     ValidationError,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
@@ -33,16 +34,20 @@ GROUPS = {"digits": DIGITS, "fashion": FASHION, "all": CLASSES}
 _MOST_IMAGES = 10_000_000
 
 
-def _known_entry(name: str) -> str:
-    names = (*CLASSES, *GROUPS)
+def _known_class(name: str, names: tuple[str, ...] = CLASSES) -> str:
     if name not in names:
         raise PydanticCustomError("entry", "no such class; did you mean {near}?", {"near": _nearest(name, names)})
     return name
 
 
+def _known_entry(name: str) -> str:
+    return _known_class(name, (*CLASSES, *GROUPS))
+
+
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Entry = Annotated[str, AfterValidator(_known_entry)]
+Class = Annotated[str, AfterValidator(_known_class)]
 Share = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -50,7 +55,8 @@ class Phase(BaseModel):
     """A stretch of the stream with the same proportions throughout.
 
     Every ``sum(classes.values())`` consecutive images hold exactly that many of each class or group.
-    ``labelled`` is the chance of an image to have its label on its record; ``rate`` is in images/s.
+    ``labelled`` is the chance of an image to have its label on its record; ``rate`` is in images/s. ``first`` says
+    from how many images of an entry, the first in its data set, are drawn; all, where it says nothing.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -58,12 +64,23 @@ class Phase(BaseModel):
     name: Slug
     images: int = Field(ge=1, le=_MOST_IMAGES)
     classes: dict[Entry, Share] = Field(min_length=1)
+    first: dict[Entry, Share] = Field(default_factory=dict)
     labelled: float = Field(1.0, ge=0, le=1)
     rate: Rate | None = None
 
+    @field_validator("first")
+    @classmethod
+    def _of_entries(cls, first: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        if strange := set(first).difference(info.data.get("classes", first)):
+            raise PydanticCustomError("first", "{entry} is not among the classes", {"entry": min(strange)})
+        return first
+
 
 class Scenario(BaseModel):
-    """A whole stream. ``rate`` is in images/s for phases without their own; None: as fast as possible."""
+    """A whole stream. ``rate`` is in images/s for phases without their own; None: as fast as possible.
+
+    ``labels`` gives classes another label than their own.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
@@ -73,6 +90,7 @@ class Scenario(BaseModel):
     rate: Rate | None = None
     repeat: bool = False
     part: Literal["train", "test"] = "train"
+    labels: dict[Class, Annotated[str, Field(min_length=1)]] = Field(default_factory=dict)
     phases: Annotated[tuple[Phase, ...], Field(min_length=1, strict=False)]
 
     _origin: Origin = PrivateAttr(default_factory=Origin)
@@ -88,8 +106,12 @@ class Scenario(BaseModel):
     @model_validator(mode="after")
     def _take_digest(self) -> Self:
         # Here, and not in digest(): first() leaves it as it is, so that a run can be carried on with more images.
+        # What is left out of the file is left out of the hash: it stays what it was before there were such keys.
         content = self.model_dump(include={"name", "seed", "part", "repeat"})
-        phases = [phase.model_dump(exclude={"rate"}) for phase in self.phases]
+        content |= {"labels": self.labels} if self.labels else {}
+        phases = [
+            phase.model_dump(exclude={"rate"} | ({"first"} if not phase.first else set())) for phase in self.phases
+        ]
         text = orjson.dumps({"version": 1, **content, "phases": phases}, option=orjson.OPT_SORT_KEYS)
         self._digest = hashlib.sha256(text).hexdigest()
         return self

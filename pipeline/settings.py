@@ -63,6 +63,7 @@ class Settings(BaseSettings):
     backend: Literal["auto", "blas", "tinygrad"] = Field(
         "auto", description="what computes the trunk; the bits are the same"
     )
+    base: Path | None = Field(None, description="base model that the learner paths begins with (default: none)")
 
     batch_size: int = Field(256, ge=1, le=4096, description="most images in a micro-batch")
     batch_wait: float = Field(0.2, gt=0, le=60, description="seconds to wait for a micro-batch to fill")

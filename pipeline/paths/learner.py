@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline import market as losses
+from pipeline.learner import MostLikely
 from pipeline.paths import market, vendors
 from pipeline.paths.base import Base
 from pipeline.paths.coefficients import NO_SLOPES, Update
@@ -27,7 +28,7 @@ Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Quotes:
+class Quotes(MostLikely):
     """What the market answers for n images, before their labels are known.
 
     ``products`` float32[n, D] are those offered to the last spec, ``logits`` float32[n, C], ``classes`` the C names,
@@ -39,12 +40,6 @@ class Quotes:
     classes: tuple[str, ...]
     vendor: Integers
     generation: int
-
-    def predictions(self) -> list[str | None]:
-        """The class with the largest logit for each image; None where no class is known yet."""
-        if not self.classes:
-            return [None] * len(self.logits)
-        return [self.classes[i] for i in self.logits.argmax(1)]
 
 
 class Paths:

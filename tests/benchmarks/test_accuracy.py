@@ -44,11 +44,15 @@ def test_it_learns_twenty_classes_from_nothing(result: dict[str, Any]) -> None:
 def test_the_object_has_every_key(result: dict[str, Any]) -> None:
     assert list(result) == [
         *("scenario", "learner", "seed", "images", "seconds", "images_per_second"),
-        *("predict_only_images_per_second", "digest", "prequential", "last_50", "held_out", "forgetting"),
+        *("predict_only_images_per_second", "relative_speed", "state_bytes", "digest"),
+        *("prequential", "last_50", "held_out", "forgetting", "held_out_forgetting"),
     ]
     assert [result[key] for key in ("scenario", "learner", "seed", "images")] == ["mixed", "clearing", 0, IMAGES]
     assert result["images_per_second"] == pytest.approx(IMAGES / result["seconds"])
     assert result["predict_only_images_per_second"] > 0
+    assert 0.1 < result["relative_speed"] < 1.2
+    assert result["state_bytes"] > 8 * 2465 * 2466 // 2
+    assert result["held_out_forgetting"] == {}  # there is one phase only
     assert len(result["digest"]) == 64
     for kind in ("prequential", "last_50", "held_out", "forgetting"):
         assert list(result[kind]) == ["digits", "fashion", "overall", "classes"]
@@ -76,9 +80,9 @@ def test_the_digest_is_the_same_whatever_computes_the_trunk() -> None:
     stream, filters = drawn("mixed", 512), Filters(0, 8)
 
     def digest(backend: Backend) -> str:
-        run = Run(Clearing(make(filters, backend), Sums.zero(filters.width)), stream, 500)
-        run.through(lambda _: None)
-        return run.learner.sums().digest("")
+        learner = Clearing(make(filters, backend), Sums.zero(filters.width))
+        Run(learner, stream, 500).through(lambda _: None)
+        return learner.sums().digest("")
 
     assert digest("tinygrad") == digest("blas")
 

@@ -147,6 +147,31 @@ def test_labelled_is_the_share_of_records_with_a_label(tmp_path: Path) -> None:
     assert set(plan(unlabelled, splits(*[30] * 10)).labels[:32]) == {None}
 
 
+def test_a_class_may_be_given_another_label_and_its_images_stay_what_they_are(small: Scenario, tmp_path: Path) -> None:
+    renamed = load(write(tmp_path, change("phases:", 'labels: {Dress: "3"}\nphases:')))
+    own, other = plan(small, splits(*[30] * 10)), plan(renamed, splits(*[30] * 10))
+    assert own.numbers.tolist() == other.numbers.tolist()
+    assert [{"Dress": "3"}.get(str(label), label) for label in own.labels] == list(other.labels)
+    assert renamed.digest() != small.digest()
+
+
+def test_images_are_drawn_from_the_first_ones_of_an_entry_only_in_the_phase_that_says_so(tmp_path: Path) -> None:
+    text = change("{digits: 3, Dress: 1}", "{digits: 3, Dress: 1}\n    first: {digits: 24, Dress: 8}")
+    scenario, data = load(write(tmp_path, text)), splits(*[30] * 10)
+    made = plan(scenario, data)
+    assert set(made.numbers[:32]) == {*range(24), *(300 + np.flatnonzero(data["fashion-mnist"].labels == 3)[:8])}
+    assert scenario.digest() != load(write(tmp_path, GOOD)).digest()
+
+
+def test_published_is_the_same_micro_batch_again_and_again() -> None:
+    scenario = load("published", images=256 * 4)
+    made = plan(scenario, splits(*[300] * 10))
+    first = sorted(made.numbers[:256])
+    assert Counter(made.labels)["Dress"] == 0
+    assert len(set(first)) == 256
+    assert all(sorted(made.numbers[start : start + 256]) == first for start in range(0, len(made), 256))
+
+
 @pytest.mark.parametrize("images", [1, 31, 32, 33, 72])
 def test_a_cut_stream_is_the_beginning_of_the_whole_one(tmp_path: Path, images: int) -> None:
     whole, cut = load(write(tmp_path, GOOD)), load(write(tmp_path, GOOD), images=images)
@@ -202,6 +227,9 @@ WRONG = [
     (change("name: small", "name: !!python/name:os.system x"), "1: not YAML: could not determine a constructor"),
     (change("about: For tests.", "about: &a [*a]"), "2: expected no alias (*) of a mapping or list"),
     (change("name: small", "[name]: small"), "1: expected a name as key"),
+    (change("Dress: 1}", "Dress: 1}\n    first: {Dress: 0}"), "7: phases[0].first.Dress: input should be greater than"),
+    (change("Dress: 1}", "Dress: 1}\n    first: {Bag: 1}"), "7: phases[0].first: Bag is not among the classes"),
+    (change("phases:", "labels: {Dres: '3'}\nphases:"), "3: labels.Dres: no such class; did you mean Dress?"),
     (change("about: For tests.", "about: \x07"), "2: not YAML: character U+0007"),
     (change("about: For tests.", "about: " + "[" * 20_000), "1: nested too deeply"),
 ]
@@ -231,13 +259,14 @@ def test_every_shipped_scenario_says_what_to_watch_and_has_images_enough() -> No
         "fashion-mnist": _empty("fashion-mnist", (6000,) * 10),
     }
     paths = sorted(SHIPPED.glob("*.yaml"))
-    assert [path.stem for path in paths] == ["demo", "dress", "mixed", "split"]
+    assert [path.stem for path in paths] == ["demo", "dress", "mixed", "published-stream", "published", "split"]
     for path in paths:
         assert path.read_text().startswith("# What to watch: ")
         scenario = load(path.stem)
         assert scenario.name == path.stem
         made = plan(scenario, data)
-        assert len(set(made.numbers.tolist())) == len(made) == scenario.images
+        assert len(made) == scenario.images
+        assert len(set(made.numbers.tolist())) == (256 if scenario.repeat else len(made))
 
 
 def _empty(name: Name, counts: tuple[int, ...]) -> Split:

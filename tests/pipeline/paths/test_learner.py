@@ -88,6 +88,7 @@ def test_an_image_s_logits_do_not_depend_on_the_images_beside_it() -> None:
     np.testing.assert_allclose(learner.quote(images).logits, alone, rtol=1e-5, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(n=st.integers(1, 70), v=st.integers(1, 9), seed=st.integers(0, 99), generation=st.integers(0, 9))
 def test_every_vendor_is_taken_as_often_as_the_others(n: int, v: int, seed: int, generation: int) -> None:
     counts = np.bincount(vendors.path(n, v, seed, generation, 0), minlength=v)
@@ -143,6 +144,7 @@ def test_a_step_of_outputs_is_that_of_weights_and_bias_seen_from_the_mean_produc
     np.testing.assert_allclose(last, np.column_stack([weights, bias]), rtol=1e-5, atol=1e-5)
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), min_size=1), st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9)))
 def test_label_weights_make_every_label_count_the_same(labels: list[str], before: dict[str, int]) -> None:
     weights = market.weights(labels, before)
