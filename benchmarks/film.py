@@ -11,13 +11,13 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
@@ -138,7 +138,7 @@ def _colour(served: Served) -> tuple[int, int, int]:
 def curves(story: Story, now: int, start: int, stop: int) -> Image.Image:
     """Rolling accuracy up to moment ``now``, on an axis from moment ``start`` up to ``stop``."""
     figure = Figure(figsize=(4.6, HEIGHT / 100), dpi=100, layout="constrained")
-    canvas, axes = FigureCanvasAgg(figure), figure.subplots()
+    axes = figure.subplots()
     places = [m.images for m in story.moments[start : now + 1]]
     for name, mean, colour in zip(("old classes", "new classes"), story.means(), ("C0", "C3"), strict=True):
         axes.plot(places, mean[start : now + 1], color=colour, linewidth=2, label=name)
@@ -148,8 +148,9 @@ def curves(story: Story, now: int, start: int, stop: int) -> Image.Image:
     axes.set_ylabel("rolling accuracy")
     axes.grid(alpha=0.3)
     axes.legend(loc="center right", frameon=False)
-    canvas.draw()
-    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    drawn = BytesIO()
+    figure.savefig(drawn, format="png")
+    return Image.open(drawn).convert("RGB")
 
 
 def frame(story: Story, images: NDArray[np.uint8], now: int, start: int, stop: int) -> Image.Image:
