@@ -52,12 +52,6 @@ def _started() -> Server:
         pytest.skip(f"{_LEFT_OUT}a real Kafka broker: {error}")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if "kafka" in item.nodeid:  # one broker is enough: where tests are spread over processes, these stay together
-            item.add_marker(pytest.mark.xdist_group("kafka"))
-
-
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
     left_out = Counter(r.partition(_LEFT_OUT)[2].rstrip("')") for r in reasons if _LEFT_OUT in r)

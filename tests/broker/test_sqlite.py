@@ -174,12 +174,14 @@ def test_a_commit_of_another_thread_wakes_a_waiting_poll_at_once(broker: SqliteB
 
 
 def test_control_c_ends_a_waiting_poll(broker: SqliteBroker) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may ignore it
     consumer = broker.consumer("g", TOPIC)
     killer = threading.Timer(0.05, os.kill, (os.getpid(), signal.SIGINT))
     killer.start()
     with pytest.raises(KeyboardInterrupt):
         consumer.poll(1, 30.0)
     killer.join()
+    signal.signal(signal.SIGINT, before)
 
 
 # Retention

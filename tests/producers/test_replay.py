@@ -211,7 +211,7 @@ def test_killed_at_random_moments_it_leaves_every_record_once(url: str, broker: 
     broker.ensure_topics([TOPIC])
     watch = broker.consumer("watch", "images")
     for _ in range(3):
-        with producing(url, images) as process:
+        with producing(url, images, 2000) as process:
             await_messages(watch, dice.randrange(1, 1000))
             process.kill()
             assert process.wait() == -signal.SIGKILL
