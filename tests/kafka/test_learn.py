@@ -44,7 +44,9 @@ def test_a_crash_around_any_commit_changes_nothing(
     place.send(records(320))
     with monkeypatch.context() as patch, failing(patch, crash, after, CrashError), pytest.raises(CrashError):
         main(place.flags("--images", 320, "--snapshot-images", 100))
-    summary = place.learn(capsys, "--images", 320 - 32 * (crash + after))
+    done = place.position()  # a broker hands out what it has: not all micro-batches are full
+    assert crash + after <= done <= 32 * (crash + after)
+    summary = place.learn(capsys, "--images", 320 - done)
     assert summary["digest"] == digest_of(320)
     assert each_once(place.predictions(), 320)
 
