@@ -123,7 +123,6 @@ def test_two_learners_come_to_the_digest_of_one_and_each_counts_its_own(place: P
         group.work_to_the_end()
         summaries = [group.stop(two), group.stop(one)]
     assert sum(summary["labelled_images"] for summary in summaries) == total
-    assert summaries[1]["digest"] == digest_of(total)
     check(place, capsys, total)
 
 
@@ -202,14 +201,14 @@ def test_what_is_taken_back_is_taken_back_by_all_once(place: Place, capsys: Capt
 
         until(take_back)  # as soon as it is published
         assert not take_back()
-        stopped = group.stop(one)
+        group.stop(one)
     images, labels = stream(200)
     learner = Clearing(make(FILTERS, "blas"), Sums.zero(FILTERS.width))
     kept = [i for i in range(200) if i != 3]
     learner.add(learner.settle(learner.quote(images[kept]), [labels[i] for i in kept]))
     expected = learner.sums().digest(Identity.of(FILTERS, "squared").digest)
     again = place.learn(capsys, "--images", 0, "--snapshots", place.folder / "last")
-    assert stopped["digest"] == again["digest"] == expected
+    assert again["digest"] == expected
 
 
 def test_learners_begin_with_an_earlier_model_which_those_who_come_later_need_not_have(
