@@ -42,8 +42,8 @@ READ_SECONDS = 0.2
 PUBLISH_SECONDS = 10.0
 """What was learnt is published after so long, however little it is."""
 
-LAST_SECONDS = 15.0
-"""How long a learner that stops waits for what it has published to come back."""
+LAST_SECONDS = 5.0
+"""How long a learner that stops waits for what it has published to come back: less than ``cli.PATIENCE``."""
 
 
 class Worker:
