@@ -10,6 +10,9 @@ from pipeline.errors import ScenarioError
 
 KeyPath = tuple[str | int, ...]
 
+DEEPEST = 20
+"""Lists and mappings within each other; a scenario has four."""
+
 
 @dataclass(frozen=True, slots=True)
 class Origin:
@@ -43,8 +46,6 @@ def read_yaml(path: Path) -> tuple[object, Origin]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise reader.error(mark.line + 1 if mark else 1, f"not YAML: {error.problem or error.context}") from None
-    except RecursionError:
-        raise reader.error(1, "nested too deeply") from None
 
 
 class _Reader:
@@ -66,8 +67,18 @@ class _Reader:
         except yaml.reader.ReaderError as error:
             line = text.count("\n", 0, error.position) + 1
             raise self.error(line, f"not YAML: character U+{ord(text[error.position]):04X}") from None
+        self._check_depth(text)
         node = self._loader.get_single_node()
         return None if node is None else self._plain(node, (), node.start_mark.line + 1)
+
+    def _check_depth(self, text: str) -> None:
+        """Composing is recursive, and how deep that may go is for others to say: imports raise Python's limit."""
+        depth = 0
+        for event in yaml.parse(text, yaml.SafeLoader):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                mark = event.start_mark
+                raise self.error(mark.line + 1 if mark else 1, "nested too deeply")
 
     def _plain(self, node: yaml.Node, path: KeyPath, line: int) -> object:
         self.lines[path] = line

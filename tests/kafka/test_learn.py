@@ -106,6 +106,7 @@ def test_kill_9_at_any_moment_changes_nothing(place: Place, capsys: Capture) -> 
     assert each_once(place.predictions(), total)
 
 
+@pytest.mark.xdist_group("a broker that may be killed")
 def test_a_broker_that_is_gone_for_a_while_is_waited_for(tmp_path: Path, own_kafka_server: Server) -> None:
     total = 3200
     place = Place(tmp_path, own_kafka_server.url, f"t{uuid.uuid4()}.")

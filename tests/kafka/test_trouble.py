@@ -157,6 +157,7 @@ def test_a_certificate_file_that_is_not_there_is_named() -> None:
 # A broker that dies
 
 
+@pytest.mark.xdist_group("a broker that may be killed")
 def test_a_broker_killed_in_a_transaction_and_back_again_leaves_it_whole_or_undone(own_kafka_server: Server) -> None:
     with closing(connect(own_kafka_server.url)) as broker:
         topic = make_topic(broker)

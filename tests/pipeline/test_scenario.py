@@ -231,7 +231,7 @@ WRONG = [
     (change("Dress: 1}", "Dress: 1}\n    first: {Bag: 1}"), "7: phases[0].first: Bag is not among the classes"),
     (change("phases:", "labels: {Dres: '3'}\nphases:"), "3: labels.Dres: no such class; did you mean Dress?"),
     (change("about: For tests.", "about: \x07"), "2: not YAML: character U+0007"),
-    (change("about: For tests.", "about: " + "[" * 20_000), "1: nested too deeply"),
+    (change("about: For tests.", "about: " + "[" * 20_000), "2: nested too deeply"),
 ]
 
 

@@ -103,7 +103,7 @@ def test_a_class_is_not_predicted_before_it_is_seen() -> None:
 
 
 def test_more_classes_than_outputs_are_refused() -> None:
-    learner = Backprop("sgd", SEED, SHAPE, batch_size=32)
+    learner = Backprop("sgd", SEED, SHAPE, batch_size=8)
     images, _ = drawn(OUTPUTS + 1)
     with pytest.raises(ValueError, match="21 classes, but backprop has 20 outputs"):
         learner.add(learner.settle(learner.quote(images), [str(i) for i in range(OUTPUTS + 1)]))
