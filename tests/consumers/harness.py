@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -109,7 +110,17 @@ class Place:
     def position(self) -> int:
         """How far the learners have committed."""
         with self.broker() as broker:
-            return sum(p.offset for p in broker.committed(self.group, f"{self.prefix}images").values())
+            return self._position(broker)
+
+    def await_position(self, process: "subprocess.Popen[str]", wanted: int) -> None:
+        """Until the learners have come that far."""
+        with self.broker() as broker:
+            while self._position(broker) < wanted:
+                assert process.poll() is None, process.communicate()
+                time.sleep(0.02)  # or nobody else gets to work
+
+    def _position(self, broker: Broker) -> int:
+        return sum(p.offset for p in broker.committed(self.group, f"{self.prefix}images").values())
 
     def predictions(self, group: str | None = None) -> list[dict[str, Any]]:
         served = [json.loads(message.value) for message in self.topic("predictions")]

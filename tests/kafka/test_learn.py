@@ -90,8 +90,7 @@ def kill_often(place: Place, total: int, times: int, seed: int = 0) -> None:
     for n in range(times):
         with place.learner("--batch-size", 16, "--snapshot-images", 200) as process:
             target = int(total * 0.8 * (n + rng.random()) / times)
-            while place.position() <= target:
-                assert process.poll() is None, process.communicate()
+            place.await_position(process, target + 1)
             process.send_signal(signal.SIGKILL)
 
 
@@ -112,8 +111,7 @@ def test_a_broker_that_is_gone_for_a_while_is_waited_for(tmp_path: Path, own_kaf
     place = Place(tmp_path, own_kafka_server.url, f"t{uuid.uuid4()}.")
     place.send(records(total))
     with place.learner("--batch-size", 16, "--images", total) as process:
-        while place.position() < 300:
-            assert process.poll() is None, process.communicate()
+        place.await_position(process, 300)
         own_kafka_server.kill()
         own_kafka_server.start()
         out, errors = process.communicate(timeout=90)
