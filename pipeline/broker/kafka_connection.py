@@ -35,6 +35,7 @@ SHORTEST_WAIT, LONGEST_WAIT = 0.5, 5.0
 _ADDRESS = r"(?:[\w.-]+|\[[0-9A-Fa-f:.]+\]):\d{1,5}"
 
 _LOGIN = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
+_PASSING = (errors.RetriableError, errors.UnknownBrokerIdError)  # the second one: a partition without a leader
 _TOPIC = (errors.UnknownTopicOrPartitionError, errors.UnknownTopicIdError, errors.InvalidTopicError)
 
 _TRANSLATIONS: list[tuple[tuple[type[errors.KafkaError], ...], type[BrokerError], str]] = [
@@ -71,7 +72,7 @@ _TRANSLATIONS: list[tuple[tuple[type[errors.KafkaError], ...], type[BrokerError]
     ),
     ((errors.AuthorizationError,), BrokerError, "give this user the right to do it"),
     (_LOGIN, BrokerError, "check user name, password and mechanism"),
-    ((errors.RetriableError,), BrokerBusyError, "try again, or start the broker"),
+    (_PASSING, BrokerBusyError, "try again, or start the broker"),
     ((errors.KafkaError,), BrokerError, "look at the broker's log"),
 ]
 """The library's errors, ours, and what to do about them: the first that fits."""
@@ -187,7 +188,7 @@ class Connection:
             while True:
                 try:
                     return question()
-                except errors.RetriableError as error:
+                except _PASSING as error:
                     if isinstance(error, _TOPIC) or time.monotonic() > deadline:
                         raise
                     time.sleep(AGAIN_SECONDS)

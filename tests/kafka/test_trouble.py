@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from kafka import KafkaAdminClient
+from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource
 
 from pipeline.broker import (
@@ -21,6 +21,7 @@ from pipeline.broker import (
     connect,
 )
 from pipeline.broker.kafka import KafkaBroker
+from pipeline.broker.kafka_connection import Connection
 from pipeline.errors import (
     BrokerBusyError,
     BrokerError,
@@ -114,6 +115,17 @@ def test_a_wrong_address_is_tried_again_and_then_named(
             KafkaBroker(url, Settings(), patience=2)
     assert "does not answer" in caplog.text
     assert "trying again in 0.5 s" in caplog.text
+
+
+def test_a_partition_that_has_no_leader_for_a_moment_is_asked_about_again() -> None:
+    answers = iter([errors.UnknownBrokerIdError(-1), errors.LeaderNotAvailableError()])
+
+    def question() -> int:
+        if error := next(answers, None):
+            raise error
+        return 7
+
+    assert Connection("kafka://127.0.0.1:9", Settings()).ask("offsets", question) == 7
 
 
 def test_something_that_is_no_kafka_is_named() -> None:
