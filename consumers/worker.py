@@ -39,6 +39,9 @@ PATIENCE = 0.5
 READ_SECONDS = 0.2
 """How often to look at what others have published."""
 
+LAG_SECONDS = 1.0
+"""How often to look how far behind it is, while records flow."""
+
 PUBLISH_SECONDS = 10.0
 """What was learnt is published after so long, however little it is."""
 
@@ -89,6 +92,7 @@ class Worker:
         self._committer = self._new_committer()
         self._known = set(state.learner.classes)
         self._read_at = self._published_at = time.monotonic()
+        self._lag_at = 0.0
         self._deleted = state.share.deletable
         self._partitions = len(self._broker.extents(self._topics.images))
         try:
@@ -261,9 +265,15 @@ class Worker:
         deadline = time.monotonic() + self._settings.batch_wait
         while messages and len(messages) < most and (left := deadline - time.monotonic()) > 0:
             messages += self._poll(most - len(messages), left)
-        self.lag = {partition.number: records for partition, records in self._consumer.lag().items()}
+        self._look_at_lag(bool(messages))
         batch, ends = Batch.of(messages, self._known), t.ends(messages)
         return Reading(messages, batch, ends, self._consumer.member, self._consumer.rebalancing)
+
+    def _look_at_lag(self, flows: bool) -> None:
+        """Now and then: it asks the broker. Where nothing flows, that also tells whether there is one."""
+        if not flows or time.monotonic() - self._lag_at > LAG_SECONDS:
+            self.lag = {partition.number: records for partition, records in self._consumer.lag().items()}
+            self._lag_at = time.monotonic()
 
     def _poll(self, most: int, timeout: float) -> list[Message]:
         # A poll that changes the group fences what is still to be committed.

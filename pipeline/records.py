@@ -21,11 +21,10 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import date
 from functools import lru_cache
 from io import BytesIO
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +62,8 @@ _TIME = re.compile(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class ImageRecord:
-    """One image on the stream. Raises RecordError if a field could not be written or read back.
+class ImageRecord(NamedTuple):  # and no dataclass: made for every image, and three times as quick to make
+    """One image on the stream. Nothing is checked before it is encoded.
 
     Attributes
     ----------
@@ -90,21 +88,13 @@ class ImageRecord:
     subject: str | None = None
     time: str | None = None
 
-    def __post_init__(self) -> None:
-        if len(self.pixels) != PIXELS:
-            raise RecordError("length", f"value: expected {PIXELS} bytes, got {len(self.pixels)}")
-        _check_text("ce_id", self.id)
-        _check_source(self.source)
-        if self.label is not None:
-            _check_label(self.label)
-        if self.subject is not None:
-            _check_text("ce_subject", self.subject)
-        if self.time is not None:
-            _check_time(self.time)
-
 
 def encode(image: ImageRecord, topic: str, encoding: Encoding = "raw") -> Record:
-    """The image as a record of ``topic``, with its id as key. ``jpeg`` changes pixels a little."""
+    """The image as a record of ``topic``, with its id as key. ``jpeg`` changes pixels a little.
+
+    Raises RecordError if it could not be read back.
+    """
+    _check(image)
     headers = [
         ("ce_specversion", _SPECVERSION),
         ("ce_id", key := image.id.encode()),
@@ -134,13 +124,14 @@ def decode(value: bytes, headers: Headers) -> ImageRecord:
         raise _unexpected("version", known, "ce_specversion", "1.0")
     if known.get("ce_type") != _TYPE:
         raise _unexpected("version", known, "ce_type", f"{_TYPE.decode()}, which this program reads")
+    label, subject, time = known.get("ce_label"), known.get("ce_subject"), known.get("ce_time")
     return ImageRecord(
-        _text(known, "ce_id"),
-        _text(known, "ce_source"),
+        _text("ce_id", _required(known, "ce_id")),
+        _source(_required(known, "ce_source")),
         _pixels(value, known),
-        _text(known, "ce_label", "label") if "ce_label" in known else None,
-        _text(known, "ce_subject") if "ce_subject" in known else None,
-        _text(known, "ce_time") if "ce_time" in known else None,
+        None if label is None else _label(label),
+        None if subject is None else _text("ce_subject", subject),
+        None if time is None else _time(time),
     )
 
 
@@ -166,14 +157,29 @@ def _check_text(header: str, text: str, reason: str = "header") -> None:
         )
 
 
-@lru_cache(maxsize=1024)  # most images of a stream share theirs with others
+def _check(image: ImageRecord) -> None:
+    _check_length(image.pixels)
+    _check_text("ce_id", image.id)
+    _check_source(image.source)
+    if image.label is not None:
+        _check_label(image.label)
+    if image.subject is not None:
+        _check_text("ce_subject", image.subject)
+    if image.time is not None:
+        _check_time(image.time)
+
+
+def _check_length(pixels: bytes) -> None:
+    if len(pixels) != PIXELS:
+        raise RecordError("length", f"value: expected {PIXELS} bytes, got {len(pixels)}")
+
+
 def _check_source(text: str) -> None:
     _check_text("ce_source", text)
     if not _URI.fullmatch(text):
         raise RecordError("header", f"ce_source: expected a URI reference, got {_short(text)}")
 
 
-@lru_cache(maxsize=1024)
 def _check_label(text: str) -> None:
     _check_text("ce_label", text, "label")
     if (size := len(text.encode())) > LABEL_BYTES:
@@ -205,13 +211,44 @@ def _unexpected(reason: str, known: Mapping[str, bytes], header: str, expected: 
     return RecordError(reason, f"{header}: expected {expected}, got {_short(known[header])}")
 
 
-def _text(known: Mapping[str, bytes], header: str, reason: str = "header") -> str:
+def _required(known: Mapping[str, bytes], header: str) -> bytes:
     try:
-        return known[header].decode()
+        return known[header]
     except KeyError:
-        raise RecordError(reason, f"{header}: missing; every image record has one") from None
+        raise RecordError("header", f"{header}: missing; every image record has one") from None
+
+
+def _decoded(header: str, text: bytes, reason: str = "header") -> str:
+    try:
+        return text.decode()
     except UnicodeDecodeError as error:
         raise RecordError(reason, f"{header}: expected UTF-8, but byte {error.start} is not") from None
+
+
+def _text(header: str, text: bytes) -> str:
+    decoded = _decoded(header, text)
+    _check_text(header, decoded)
+    return decoded
+
+
+@lru_cache(maxsize=1024)  # most images of a stream share theirs with others
+def _source(text: bytes) -> str:
+    decoded = _decoded("ce_source", text)
+    _check_source(decoded)
+    return decoded
+
+
+@lru_cache(maxsize=1024)
+def _label(text: bytes) -> str:
+    decoded = _decoded("ce_label", text, "label")
+    _check_label(decoded)
+    return decoded
+
+
+def _time(text: bytes) -> str:
+    decoded = _decoded("ce_time", text)
+    _check_time(decoded)
+    return decoded
 
 
 def _pixels(value: bytes, known: Mapping[str, bytes]) -> bytes:
@@ -226,6 +263,7 @@ def _pixels(value: bytes, known: Mapping[str, bytes]) -> bytes:
             raise _unexpected("content-type", known, "content-type", expected)
     if known.get("ce_shape") != _SHAPE:
         raise _unexpected("shape", known, "ce_shape", _SHAPE.decode())
+    _check_length(value)
     return value
 
 

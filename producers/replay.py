@@ -36,8 +36,8 @@ from pipeline.topics import Topics
 
 log = logging.getLogger(__name__)
 
-MOST_RECORDS = 500
-"""Records of one transaction."""
+MOST_RECORDS = 512
+"""Records of one transaction. Twice a micro-batch: the embedded broker's rows and micro-batches then begin together."""
 
 SLICE = 0.25
 """Seconds of stream that one transaction holds at most, where there is a rate."""

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from pipeline.errors import BrokerBusyError, MarketstreamError, StorageError
 
 APPLICATION = int.from_bytes(b"mkst")
-VERSION = 2
+VERSION = 3
 BUSY_TIMEOUT = 5.0
 
 # A checkpoint every 32 MB of them keeps the WAL small, and rare enough

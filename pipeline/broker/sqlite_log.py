@@ -5,14 +5,13 @@ Its id is ``topic << 50 | partition << 40 | offset of the first one``, so that a
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import accumulate, pairwise
-from operator import itemgetter
+from itertools import count, repeat
+from typing import Any
 from zlib import crc32
 
-import orjson
+import msgpack
 
 from pipeline.broker.protocol import Extent, Message, Partition, Record
 from pipeline.broker.sqlite_database import Database
@@ -81,15 +80,8 @@ def find_topic(database: Database, name: str) -> StoredTopic:
 
 
 def pack(record: Record) -> bytes:
-    """A record as bytes. Raises RecordTooLargeError.
-
-    A line of JSON (the key's length or null, then name and length of each header), and after it key, header
-    values and value, end to end.
-    """
-    lengths = tuple([(name, len(value)) for name, value in record.headers])
-    shape = _shape(None if record.key is None else len(record.key), lengths)
-    values = [value for _, value in record.headers]
-    packed = b"".join([shape, record.key or b"", *values, record.value])
+    """A record as MessagePack: key, value and headers. Raises RecordTooLargeError."""
+    packed: bytes = msgpack.packb((record.key, record.value, record.headers))
     if len(packed) > MAX_RECORD:
         raise RecordTooLargeError(
             f"topic {record.topic!r}: a record of {len(packed):,} bytes, but {MAX_RECORD:,} are the most; split it"
@@ -97,33 +89,8 @@ def pack(record: Record) -> bytes:
     return packed
 
 
-def unpack(topic: str, partition: int, offset: int, timestamp: int, packed: bytes) -> Message:
-    """The inverse of pack. Raises ValueError or TypeError if it is damaged."""
-    names, has_key, cut = _cuts(packed[: packed.index(b"\n")])
-    value, key, *values = cut(packed)
-    headers = tuple(zip(names, values, strict=True))
-    return Message(topic, partition, offset, timestamp, key if has_key else None, value, headers)
-
-
-@lru_cache(maxsize=1024)  # the records of a stream have few shapes
-def _shape(key_length: int | None, headers: tuple[tuple[str, int], ...]) -> bytes:
-    return orjson.dumps([key_length, headers], option=orjson.OPT_APPEND_NEWLINE)
-
-
-@lru_cache(maxsize=1024)
-def _cuts(shape: bytes) -> tuple[list[str], bool, Callable[[bytes], tuple[bytes, ...]]]:
-    """The headers' names, whether there is a key, and what cuts a body into value, key and header values."""
-    key_length, headers = orjson.loads(shape)
-    end = len(shape) + 1
-    cuts = []
-    for length in (key_length or 0, *(length for _, length in headers)):
-        cuts.append(slice(end, end + length))
-        end += length
-    return [name for name, _ in headers], key_length is not None, itemgetter(slice(end, None), *cuts)
-
-
 def _rows(records: Sequence[bytes], timestamp: int) -> Iterator[Row]:
-    """Packed records as rows of many: a line of JSON, their lengths, and then the records, end to end.
+    """Packed records as rows of many, each of them a MessagePack array.
 
     The checksum is there because SQLite notices damage to the structure of its pages, not to what they hold.
     """
@@ -133,7 +100,7 @@ def _rows(records: Sequence[bytes], timestamp: int) -> Iterator[Row]:
         some.append(record)
         size += len(record)
         if place == len(records) or len(some) == ROW_RECORDS or size >= ROW_BYTES:
-            body = b"".join([orjson.dumps([len(each) for each in some]), b"\n", *some])
+            body = b"".join([msgpack.Packer().pack_array_header(len(some)), *some])
             yield len(some), timestamp, body, crc32(body) + timestamp
             some, size = [], 0
 
@@ -193,7 +160,7 @@ def _fetch(database: Database, topic: StoredTopic, number: int, start: int, limi
     found = database.query(_ROW_AT, {"low": low, "at": low + start, "high": low + _MAX_OFFSET})
     if not found:
         return []
-    [(row_id, count, timestamp, body, checksum, has_next)] = found
+    [(row_id, held, timestamp, body, checksum, has_next)] = found
     if row_id > low + start:
         raise TopicError(
             f"topic {topic.name!r}, partition {number}: position {start} is gone, the first record kept is "
@@ -203,18 +170,18 @@ def _fetch(database: Database, topic: StoredTopic, number: int, start: int, limi
     try:
         if crc32(body) + timestamp != checksum:
             raise ValueError("checksum")
-        records = _cut(body, count)[skip : skip + limit]
-        if not records and has_next:
-            raise ValueError("offset")
-        return [unpack(topic.name, number, offset, timestamp, packed) for offset, packed in enumerate(records, start)]
+        records = msgpack.unpackb(body, use_list=False)
+        if len(records) != held or (skip >= held and has_next):
+            raise ValueError("count")
+        return _messages(topic.name, number, start, timestamp, records[skip : skip + limit])
     except (TypeError, ValueError) as error:
         raise database.damaged(f"topic {topic.name!r}, partition {number}, offset {start}") from error
 
 
-def _cut(body: bytes, count: int) -> list[bytes]:
-    """The packed records of a row. Raises ValueError or TypeError if the row is damaged."""
-    end = body.index(b"\n")
-    ends = [*accumulate(orjson.loads(body[:end]), initial=end + 1)]
-    if len(ends) != count + 1 or ends[-1] != len(body):
-        raise ValueError("lengths")
-    return [body[start:stop] for start, stop in pairwise(ends)]
+def _messages(topic: str, number: int, start: int, timestamp: int, records: Sequence[Any]) -> list[Message]:
+    """Unpacked records as messages, from offset ``start`` on. Raises ValueError or TypeError if they are none."""
+    if not records:
+        return []
+    keys, values, headers = zip(*records, strict=True)
+    columns = repeat(topic), repeat(number), count(start), repeat(timestamp), keys, values, headers
+    return [*map(Message._make, zip(*columns, strict=False))]

@@ -3,7 +3,6 @@
 import json
 import sys
 from contextlib import redirect_stdout
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -31,7 +30,7 @@ def of_phases(some: list[Record]) -> list[Record]:
     """The records, a hundred from each phase; every tenth has lost its label."""
     images = [decode(record.value, record.headers) for record in some]
     return [
-        encode(replace(image, source=f"/test/{PHASES[i // 100][1]}", label=image.label if i % 10 else None), "images")
+        encode(image._replace(source=f"/test/{PHASES[i // 100][1]}", label=image.label if i % 10 else None), "images")
         for i, image in enumerate(images)
     ]
 

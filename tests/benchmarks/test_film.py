@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Iterator
 from contextlib import redirect_stdout
-from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -34,7 +33,7 @@ def in_two_phases(some: list[Record]) -> Iterator[Record]:
     for phase, mine in (("first", True), ("second", False)):
         for i, image in enumerate(images):
             if (image.label in OLD) == mine:
-                yield encode(replace(image, source=f"/test/{phase}", label=image.label if i % 10 else None), "images")
+                yield encode(image._replace(source=f"/test/{phase}", label=image.label if i % 10 else None), "images")
 
 
 @pytest.fixture(scope="module")

@@ -312,7 +312,7 @@ def test_the_database_of_another_program_is_refused(path: Path) -> None:
         SqliteBroker(path)
 
 
-@pytest.mark.parametrize("version", [1, 3])
+@pytest.mark.parametrize("version", [2, 4])
 def test_a_file_of_another_version_is_refused(path: Path, version: int) -> None:
     SqliteBroker(path).close()
     with closing(sqlite3.connect(path)) as other:

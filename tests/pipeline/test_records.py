@@ -153,10 +153,13 @@ def test_a_known_header_that_comes_twice_is_refused(name: str) -> None:
     assert str(error).startswith(f"{name}: comes more than once")
 
 
-def test_a_record_that_could_not_be_read_back_cannot_be_made() -> None:
+def test_an_image_that_could_not_be_read_back_is_not_encoded() -> None:
     for label in ("", "a\tb", "x" * 201, "\ud800"):
         with pytest.raises(RecordError, match=r"^ce_label: "):
-            ImageRecord("7", "/test", PIXELS, label)
+            encode(ImageRecord("7", "/test", PIXELS, label), "images")
+    for pixels in (b"", PIXELS + b"x"):
+        with pytest.raises(RecordError, match="expected 784 bytes"):
+            encode(ImageRecord("7", "/test", pixels), "images", "png")
 
 
 @pytest.mark.parametrize("size", [0, 783, 785, 3072])
