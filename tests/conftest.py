@@ -6,21 +6,39 @@ Where none can be run, those tests are left out, and the last line of the run sa
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
+from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
 
+import orjson
 import pytest
+from filelock import FileLock
 
 from pipeline.settings import load
-from tests.kafka.server import KafkaUnavailableError, Server
+from tests.kafka.server import Address, KafkaUnavailableError, Server
 
 _LEFT_OUT = "left out: "
 
+_shared: list[Server] = []  # kept as long as this process lives: others may need it for longer than its tests do
+
 
 @pytest.fixture(scope="session")
-def kafka_server() -> Iterator[Server]:
-    """One broker for the whole run."""
-    with closing(_started()) as server:
-        yield server
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """One broker for all processes of the run: the first that wants it starts it, the last that has it stops it."""
+    folder = tmp_path_factory.getbasetemp()
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # the same for all of them
+    address, lock = folder / "kafka.json", FileLock(folder / "kafka.lock")
+    with (folder / "kafka.users").open("w") as users:
+        with lock:
+            if not address.exists():
+                _shared.append(_started())
+                address.write_bytes(orjson.dumps(_shared[0].address))
+            flock(users, LOCK_SH)
+        found = Address(**orjson.loads(address.read_bytes()))
+        yield found
+        with lock, suppress(BlockingIOError):
+            flock(users, LOCK_EX | LOCK_NB)
+            address.unlink()
+            found.kill()
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +56,7 @@ def own_kafka_server(_mortal_kafka_server: Server) -> Iterator[Server]:
 
 
 @pytest.fixture
-def kafka_url(kafka_server: Server, monkeypatch: pytest.MonkeyPatch) -> str:
+def kafka_url(kafka_server: Address, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("MARKETSTREAM_SESSION_TIMEOUT", "3")  # nobody waits long for processes that were killed
     return kafka_server.url
 

@@ -38,7 +38,7 @@ def place(partition: Partition) -> TopicPartition:
 
 def message(record: Any) -> Message:
     """What the library read, as ours."""
-    headers = tuple((name, value or b"") for name, value in record.headers)
+    headers = tuple([(name, value or b"") for name, value in record.headers])
     return Message(
         record.topic, record.partition, record.offset, record.timestamp, record.key, record.value or b"", headers
     )

@@ -33,6 +33,21 @@ def largest_batch(record_bytes: int) -> int:
     return max(record_bytes, BATCH_BYTES) + (1 << 16)
 
 
+@contextmanager
+def _asleep(sender: Any) -> Iterator[None]:
+    """Wake the library's thread once, at the end.
+
+    Where more than one batch waits, the library wakes it at every record: a system call and a change of threads that
+    take longer than the record itself.
+    """
+    sender.wakeup = lambda: None
+    try:
+        yield
+    finally:
+        del sender.wakeup
+        sender.wakeup()
+
+
 class KafkaTransaction:
     """An open transaction. Sends as it goes; readers of committed records don't see it."""
 
@@ -46,9 +61,12 @@ class KafkaTransaction:
     def produce(self, records: Iterable[Record]) -> None:
         """Send records, all of them or, if one is refused, none. Raises TopicError, RecordTooLargeError."""
         checked = [(record, self._place(record)) for record in records]
-        for record, partition in checked:
-            headers = list(record.headers)
-            self.sent.append(self._client.send(record.topic, record.value, record.key, headers, partition))
+        for topic in {record.topic for record, _ in checked}:
+            self._client.partitions_for(topic)  # or the first record would wait, for a thread that sleeps
+        with _asleep(self._client._sender):
+            for record, partition in checked:
+                headers = list(record.headers)
+                self.sent.append(self._client.send(record.topic, record.value, record.key, headers, partition))
 
     def commit_offsets(self, member: Member, positions: Mapping[Partition, Position]) -> None:
         """Move the group's positions with the transaction. Raises TopicError.

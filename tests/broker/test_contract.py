@@ -15,6 +15,8 @@ from pipeline.errors import FencedError, RecordTooLargeError, TopicError
 from tests.broker.conftest import make_topic
 from tests.broker.process import child, poll
 
+pytestmark = pytest.mark.xdist_group("one broker, the same names")
+
 
 def write(broker: Broker, records: Iterable[Record], name: str = "writer") -> None:
     producer = broker.producer(name)

@@ -9,12 +9,15 @@ import argparse
 import base64
 import contextlib
 import logging
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
 import time
 import uuid
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock
@@ -74,6 +77,15 @@ broker.heartbeat.interval.ms=500
 group.initial.rebalance.delay.ms=0
 group.min.session.timeout.ms=1000
 """
+
+
+# Without the second compiler: in the minutes that such a broker lives, it takes more time than it saves.
+_OPTIONS = [
+    "-Xmx512m",
+    "-XX:+UseSerialGC",
+    "-XX:TieredStopAtLevel=1",
+    "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn",
+]
 
 
 class KafkaUnavailableError(MarketstreamError):
@@ -144,6 +156,22 @@ def _free_ports(count: int) -> list[int]:
         return [each.getsockname()[1] for each in sockets]
 
 
+@dataclass(frozen=True)
+class Address:
+    """Where a broker is, for other processes: without a login, with one, its port; its process and folder."""
+
+    url: str
+    login_url: str
+    port: int
+    process: int
+    folder: str
+
+    def kill(self) -> None:
+        """Stop it for good, also if another process started it."""
+        os.kill(self.process, signal.SIGKILL)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
 class Server:
     """A started broker, with data of its own in a temporary directory.
 
@@ -187,6 +215,12 @@ class Server:
     def login_url(self) -> str:
         """The same broker, where it wants ``USER`` and ``PASSWORD`` (SASL_PLAINTEXT, PLAIN)."""
         return f"kafka://127.0.0.1:{self.login_port}"
+
+    @property
+    def address(self) -> Address:
+        """What others need to know of a broker that runs."""
+        assert self._process is not None
+        return Address(self.url, self.login_url, self.port, self._process.pid, str(self._folder))
 
     @property
     def running(self) -> bool:
@@ -236,8 +270,7 @@ class Server:
             raise KafkaUnavailableError(f"Kafka could not format {data}: {_last_line(done.stdout)}")
 
     def _java(self, *arguments: object) -> list[str]:
-        options = ["-Xmx512m", "-XX:+UseSerialGC", "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"]
-        return ["java", *options, "-cp", f"{self._libs}/*", *map(str, arguments)]
+        return ["java", *_OPTIONS, "-cp", f"{self._libs}/*", *map(str, arguments)]
 
     def _await(self) -> None:
         assert self._process is not None

@@ -7,7 +7,7 @@ from pipeline.broker import Broker, Record
 
 
 def write(broker: Broker, topic: str, numbers: Iterable[int], partition: int = 0) -> None:
-    with closing(broker.producer("writer")) as producer, producer.transaction() as transaction:
+    with closing(broker.producer(f"writer-{topic}")) as producer, producer.transaction() as transaction:
         transaction.produce(Record(topic, b"%d" % number, partition=partition) for number in numbers)
 
 

@@ -30,6 +30,8 @@ from tests.broker.conftest import make_topic
 from tests.broker.process import poll
 from tests.kafka.stream import everything, write
 
+pytestmark = pytest.mark.xdist_group("one broker, the same names")
+
 
 class OopsError(Exception):
     pass

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.settings import load
 from tests.kafka import server
-from tests.kafka.server import VERSION, KafkaUnavailableError, Server, install
+from tests.kafka.server import VERSION, Address, KafkaUnavailableError, Server, install
 
 ROOT = Path(__file__).parents[2]
 
@@ -64,7 +64,7 @@ def test_without_maven_nothing_is_left_in_the_cache(tmp_path: Path, monkeypatch:
 
 
 def test_a_broker_that_does_not_come_up_says_where_its_log_is(
-    kafka_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kafka_server: Address, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     with pytest.raises(KafkaUnavailableError, match=r"did not come up.*see .*broker\.log") as caught:

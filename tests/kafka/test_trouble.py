@@ -34,7 +34,7 @@ from pipeline.errors import (
 from pipeline.settings import Settings, load
 from tests.broker.conftest import make_topic
 from tests.broker.process import poll
-from tests.kafka.server import PASSWORD, USER, Server
+from tests.kafka.server import PASSWORD, USER, Address, Server
 from tests.kafka.stream import everything, write
 
 # Topics and sizes
@@ -73,7 +73,7 @@ def test_more_replicas_than_brokers_are_refused(kafka_url: str) -> None:
 def test_a_record_larger_than_the_setting_is_refused_before_it_is_sent(kafka_url: str) -> None:
     with closing(connect(kafka_url, Settings(record_bytes=200_000))) as broker:
         topic = make_topic(broker)
-        producer = broker.producer("p")
+        producer = broker.producer(f"p-{topic}")
         refused = pytest.raises(RecordTooLargeError, match=rf"{topic}.*200,001 bytes.*record_bytes")
         with refused, producer.transaction() as transaction:
             transaction.produce([Record(topic, b"small"), Record(topic, bytes(200_001))])
@@ -87,7 +87,7 @@ def test_a_record_larger_than_the_topic_takes_is_refused_by_the_broker(kafka_url
     with closing(connect(kafka_url, Settings(record_bytes=1024))) as small, closing(connect(kafka_url)) as large:
         topic = make_topic(small)
         refused = pytest.raises(RecordTooLargeError, match=r"max\.message\.bytes")
-        with refused, large.producer("p").transaction() as transaction:
+        with refused, large.producer(f"p-{topic}").transaction() as transaction:
             transaction.produce([Record(topic, os.urandom(1_600_000))])
         assert everything(large, topic) == []
 
@@ -141,7 +141,7 @@ def login(password: str) -> Settings:
     return load({"kafka_security_protocol": "SASL_PLAINTEXT", "kafka_username": USER, "kafka_password": password})
 
 
-def test_a_login_is_used_everywhere(kafka_server: Server) -> None:
+def test_a_login_is_used_everywhere(kafka_server: Address) -> None:
     with closing(connect(kafka_server.login_url, login(PASSWORD))) as broker:
         topic = make_topic(broker)
         write(broker, topic, [1])
@@ -149,7 +149,7 @@ def test_a_login_is_used_everywhere(kafka_server: Server) -> None:
         assert everything(broker, topic) == [1]
 
 
-def test_a_refused_login_is_an_error_that_never_shows_the_password(kafka_server: Server) -> None:
+def test_a_refused_login_is_an_error_that_never_shows_the_password(kafka_server: Address) -> None:
     settings = login("looking-glass")
     with pytest.raises(BrokerError, match=r"login was refused.*check user name, password") as caught:
         connect(kafka_server.login_url, settings)
