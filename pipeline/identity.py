@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import orjson
 
@@ -27,11 +27,15 @@ class Parts:
         text = "\n".join(f"{name}={part}" for name, part in sorted(asdict(self).items()))
         return hashlib.sha256(text.encode()).hexdigest()
 
+    def named(self) -> dict[str, Any]:
+        """The parts that a person may want to tell apart."""
+        return asdict(self)
+
     def difference(self, other: "Parts") -> str:
         """What differs, for a person: ``seed 0 is not 1, ...``; empty if nothing does."""
         if self.learner != other.learner:
             return f"learner {self.learner} is not {other.learner}"
-        mine, others = asdict(self), asdict(other)
+        mine, others = self.named(), other.named()
         return ", ".join(f"{name} {mine[name]} is not {others[name]}" for name in mine if mine[name] != others[name])
 
 
@@ -71,6 +75,9 @@ class PathsIdentity(Parts):
         """The identity of a learner that began with a base of this digest and keeps to these terms."""
         parts = {name: part for name, part in asdict(terms).items() if name != "seed"}
         return cls(base, str(terms.seed), orjson.dumps(parts).decode())
+
+    def named(self) -> dict[str, Any]:
+        return {**asdict(self), "terms": "", **orjson.loads(self.terms)}
 
 
 def identity_of(parts: Mapping[str, str]) -> Identity | PathsIdentity:
