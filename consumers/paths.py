@@ -65,7 +65,7 @@ class PathsState(State):
             self.learner.generation,
             self.topic_id,
             dict(self.share.clock),
-            predictions,
+            predictions if self.alone else 0,
             self.scores.state(),
             self.identity.base,
             journal_position=self.log.passed(),

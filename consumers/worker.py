@@ -182,6 +182,7 @@ class Worker:
         self._taken = self.records
         self._look_who_predicts()
         self._clear()
+        self._known |= set(self.state.learner.classes)
         return True
 
     def _look_who_predicts(self) -> None:
