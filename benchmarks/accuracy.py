@@ -232,7 +232,7 @@ def parse() -> argparse.Namespace:
         "Run a scenario through a learner without a broker.", "filters", "backend", "base", "window", "data", "cache"
     )
     parser.add_argument("--scenario", default="mixed", metavar="NAME", help="a shipped scenario, or a path")
-    parser.add_argument("--learner", default="clearing", choices=list(LEARNERS))
+    parser.add_argument("--learner", dest="name", default="clearing", choices=list(LEARNERS))
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="moves stream and trunk (default: 0)")
     parser.add_argument("--images", type=int, metavar="N", help="first N images; past the end the last phase goes on")
     return parser.parse_args()
@@ -252,9 +252,7 @@ def table(result: Mapping[str, Any]) -> Table:
 
 def main() -> int:
     arguments = parse()
-    result = measure(
-        arguments.scenario, arguments.learner, arguments.seed, arguments.images, cli.settings_of(arguments)
-    )
+    result = measure(arguments.scenario, arguments.name, arguments.seed, arguments.images, cli.settings_of(arguments))
     if arguments.json:
         sys.stdout.write(orjson.dumps(result).decode() + "\n")
         return 0

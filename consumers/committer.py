@@ -2,15 +2,14 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from consumers.job import Job
+from consumers.state import State
 from pipeline.broker import Broker, Member, Partition, Position, Record
 from pipeline.errors import OutcomeUnknownError
-from pipeline.learner import Update
+from pipeline.holdings import Publication
 from pipeline.metrics import Metrics
-from pipeline.share import Publication
-from pipeline.sums import Sums
-from pipeline.sums_records import Run, encode
 from pipeline.topics import Topics
 
 
@@ -21,32 +20,30 @@ class Committer:
     ----------
     transactional_id
         No other process that is alive has it.
+    state
+        Knows how to write down what it publishes, and what to note beside positions.
     """
 
-    def __init__(self, broker: Broker, topics: Topics, transactional_id: str, metrics: Metrics, run: Run) -> None:
+    def __init__(self, broker: Broker, topics: Topics, transactional_id: str, metrics: Metrics, state: State) -> None:
         self._producer = broker.producer(transactional_id)
-        self._topics, self._metrics, self._run = topics, metrics, run
+        self._topics, self._metrics, self._state = topics, metrics, state
 
     def commit(self, job: Job) -> None:
         """Predictions, dead letters, journal, what is published, and positions."""
-        records = [*job.records(self._topics), *self._encoded(job.publication)]
+        records = [*job.records(self._topics), *self._state.encoded(job.publication)]
         self._transact(records, job.reading.member, job.ends)
 
-    def publish(self, publication: Publication[Update, Sums], member: Member, positions: Mapping[int, int]) -> None:
+    def publish(self, publication: Publication[Any, Any], member: Member, positions: Mapping[int, int]) -> None:
         """What is published alone, and the positions that say on whose behalf."""
-        self._transact(self._encoded(publication), member, positions)
+        self._transact(self._state.encoded(publication), member, positions)
 
     def close(self) -> None:
         self._producer.close()
 
-    def _encoded(self, publication: Publication[Update, Sums]) -> Iterator[Record]:
-        topic = self._topics.sums(self._run.group).topic
-        for record in publication.records:
-            updates = publication.updates if record is publication.delta else ()
-            yield from encode(topic, self._run, record, updates)
-
     def _transact(self, records: Iterable[Record], member: Member, ends: Mapping[int, int]) -> None:
-        positions = {Partition(self._topics.images, number): Position(end) for number, end in ends.items()}
+        positions = {
+            Partition(self._topics.images, number): Position(end, self._state.note) for number, end in ends.items()
+        }
         with self._counted(), self._producer.transaction() as transaction:
             transaction.produce(records)
             transaction.commit_offsets(member, positions)

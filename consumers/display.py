@@ -85,7 +85,7 @@ def class_table(scores: Scores) -> Table:
 
 def summary(worker: Worker, group: str, seconds: float) -> dict[str, Any]:
     """The run as one JSON object."""
-    scores, state = worker.scores, worker.state
+    scores = worker.scores
     return {
         "group": group,
         "records": worker.records,
@@ -100,5 +100,5 @@ def summary(worker: Worker, group: str, seconds: float) -> dict[str, Any]:
         },
         "generation": worker.generation,
         "settled_images": worker.settled_images,
-        "digest": state.learner.sums().digest(state.run.identity.digest),
+        "digest": worker.state.digest,
     }

@@ -5,13 +5,14 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
 from pipeline.batch import settled
-from pipeline.broker import Broker, Partition, Tail
+from pipeline.broker import Broker, Partition, Position, Tail
 from pipeline.errors import OutOfStepError, RecoveryError, TopicError
-from pipeline.learner import Learner, Quotes, Update
+from pipeline.holdings import Learnt
+from pipeline.learner import AnyLearner, Update
 from pipeline.published import Base, Published, Record
-from pipeline.share import Learnt
 from pipeline.sums import Sums
 from pipeline.sums_records import Reader, Run, kind, run_in
+from pipeline.topics import Topics
 
 log = logging.getLogger(__name__)
 
@@ -33,21 +34,19 @@ class GroupLog:
     def __init__(
         self,
         broker: Broker,
-        images: str,
+        topics: Topics,
         group: str,
-        learner: Learner[Quotes, Update],
+        learner: AnyLearner,
         batch_size: int,
-        sums: Partition,
-        reading: tuple[Tail, Reader] | None,
+        reading: tuple[Tail, Reader] | None = None,
     ) -> None:
-        self._broker, self._images, self._group = broker, images, group
+        self._broker, self._images, self._group = broker, topics.images, group
         self._learner, self._batch_size = learner, batch_size
-        self._sums, self._reading = sums, reading
+        self._sums, self._reading = topics.sums(group), reading
 
     def committed(self, partitions: Collection[int]) -> Mapping[int, int]:
-        """Waits for open transactions."""
-        found = self._broker.committed(self._group, self._images, partitions)
-        return {partition.number: position.offset for partition, position in found.items()}
+        """Waits for open transactions. Raises RecoveryError."""
+        return offsets(self._broker.committed(self._group, self._images, partitions), self._group)
 
     def first(self, partition: int) -> int:
         return self._broker.extents(self._images)[Partition(self._images, partition)].first
@@ -67,7 +66,7 @@ class GroupLog:
         found = [record for message in messages if (record := reader.read(message))]
         return found, end is None or tail.position >= end
 
-    def read_images(self, partition: int, start: int, stop: int) -> Iterator[Learnt[Update]]:
+    def learnt_again(self, partition: int, start: int, stop: int) -> Iterator[Learnt[Update]]:
         """As in the protocol. Raises RecoveryError if they are gone, or never were."""
         place = Partition(self._images, partition)
         self._check(place, start, stop)
@@ -94,6 +93,17 @@ class GroupLog:
                 f"the topic begins at {extent.first}: put back a snapshot that reaches further, or choose another "
                 "--group"
             )
+
+
+def offsets(positions: Mapping[Partition, Position], group: str, note: str = "") -> dict[int, int]:
+    """A group's positions, by partition. Raises RecoveryError if another kind of learner left them: see ``note``."""
+    for position in positions.values():
+        if position.note != note:
+            theirs, mine = position.note or "clearing", note or "clearing"
+            raise RecoveryError(
+                f"group {group} learns with {theirs}, not with {mine}: choose another --group, or --learner {theirs}"
+            )
+    return {partition.number: position.offset for partition, position in positions.items()}
 
 
 def newest_base(broker: Broker, sums: Partition, run: Run) -> tuple[Published[Sums] | None, str]:

@@ -4,6 +4,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,9 +12,8 @@ from pipeline import topics as t
 from pipeline.batch import Batch
 from pipeline.broker import Member, Message, Partition, Record
 from pipeline.errors import RecordError
-from pipeline.learner import Quotes, Update
-from pipeline.share import Learnt, Publication
-from pipeline.sums import Sums
+from pipeline.holdings import Learnt, Publication
+from pipeline.learner import MostLikely, Update
 
 BEST = 5
 """Scores in a prediction: with a thousand classes, all of them would be 16 kB an image."""
@@ -38,17 +38,18 @@ class Reading:
 class Job:
     """A micro-batch that was quoted and settled: what is to be committed, and then remembered.
 
-    ``clock`` is where each partition stood before it.
+    ``clock`` is where each partition stood before it, ``told`` what the journal is to tell of the update besides.
     """
 
     reading: Reading
-    quotes: Quotes
+    quotes: MostLikely
     predictions: list[str | None]
-    update: Update
+    update: Any
     generation: int
     clock: Mapping[int, int]
-    publication: Publication[Update, Sums]
+    publication: Publication[Any, Any]
     learnt: bool
+    told: Mapping[str, Any]
 
     @property
     def batch(self) -> Batch:
@@ -71,7 +72,7 @@ class Job:
         return self.batch.dead + [(self.batch.messages[place], reason) for place in self.update.unsound]
 
     def parts(self) -> dict[int, Learnt[Update]]:
-        """What was found, partition by partition."""
+        """What ``clearing`` found, partition by partition."""
         update, ends = self.update, self.ends
         if len(ends) == 1:
             return {number: Learnt(end, update, len(update.labels)) for number, end in ends.items()}
@@ -113,11 +114,12 @@ class Job:
             "generation": self.generation,
             "learnt": self.learnt,
             "time": time.time(),
+            **self.told,
         }
         return t.journal(topics.updates, self.reading.member.group, entry)
 
 
-def _best(quotes: Quotes) -> list[dict[str, float]]:
+def _best(quotes: MostLikely) -> list[dict[str, float]]:
     """The largest logits of each image, largest first, by class."""
     best = np.argsort(-quotes.logits, axis=1, kind="stable")[:, :BEST]
     names = np.array(quotes.classes, object)[best].tolist()

@@ -22,17 +22,25 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from consumers.display import Display, class_table, summary
+from consumers.paths import PathsRecovery
 from consumers.state import Recovery, State
+from consumers.sums import SumsRecovery
 from consumers.worker import Worker
 from pipeline import cli, snapshots
 from pipeline.broker import Broker, connect
-from pipeline.errors import BrokerBusyError, FencedError, OutcomeUnknownError, OutOfStepError, SnapshotError
+from pipeline.errors import (
+    BrokerBusyError,
+    FencedError,
+    OutcomeUnknownError,
+    OutOfStepError,
+    SettingsError,
+    SnapshotError,
+)
 from pipeline.metrics import Metrics
 from pipeline.server import serving
 from pipeline.settings import Settings
 from pipeline.snapshots import Folder, Snapshot
 from pipeline.topics import Topics
-from pipeline.trunk import Filters, make
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +57,7 @@ TROUBLES = {
 
 SETTINGS = (
     *("broker", "topic_prefix", "partitions", "retention", "retention_bytes", "replication", "session_timeout"),
-    *("group", "seed", "filters", "backend"),
+    *("group", "learner", "base", "seed", "filters", "backend"),
     *("batch_size", "batch_wait", "window", "publish_images", "snapshots", "snapshot_images", "snapshots_kept"),
     *("metrics_host", "metrics_port"),
 )
@@ -68,13 +76,17 @@ def main(command_line: Sequence[str] | None = None) -> int:
     arguments = parse(command_line)
     settings = cli.settings_of(arguments)
     folder = Folder(settings.snapshots / f"{settings.topic_prefix}{settings.group}", settings.snapshots_kept)
-    base = _base(arguments.snapshot, arguments.freeze, folder)
+    base = _base(settings, arguments.snapshot, arguments.freeze, folder)
     with cli.stop_on_signals(cli.PATIENCE) as stop, closing(connect(settings.broker, settings)) as broker:
         work(broker, settings, folder, base, stop, arguments)
     return 0
 
 
-def _base(path: Path | None, freeze: bool, folder: Folder) -> Snapshot | None:
+def _base(settings: Settings, path: Path | None, freeze: bool, folder: Folder) -> Snapshot | None:
+    if settings.base and settings.learner == "clearing":
+        raise SettingsError(f"--base {settings.base}: clearing begins with a --snapshot; --base is for --learner paths")
+    if path and not freeze and settings.learner != "clearing":
+        raise SettingsError(f"--snapshot {path}: paths begins with a --base, which may be one of its snapshots")
     if path:
         return snapshots.read(path)
     base = folder.newest() if freeze else None
@@ -93,16 +105,13 @@ def work(
 ) -> None:
     """Join the group, recover and work until told to stop, then say how it went."""
     topics = Topics(settings.topic_prefix)
-    filters = Filters(settings.seed, settings.filters)
-    trunk = make(filters, settings.backend, settings.batch_size)  # compiles: before joining the group
     broker.ensure_topics([topics.source(settings), *topics.results()])
     group = settings.group + ("-frozen" if arguments.freeze else "")
     metrics = Metrics(CollectorRegistry())
     name = _transactional_id(broker, topics, group)
     worker = Worker(broker, topics, name, metrics, None if arguments.freeze else folder, settings)
-    recovery = Recovery(
-        broker, topics, group, filters, trunk, folder, base, arguments.freeze, settings, worker.came_round
-    )
+    kind = SumsRecovery if settings.learner == "clearing" else PathsRecovery
+    recovery = kind(broker, topics, group, folder, base, arguments.freeze, settings, worker.came_round)
     display = Display(worker)
     with ExitStack() as shown:
         address = settings.metrics_host, settings.metrics_port
@@ -146,7 +155,7 @@ class Learner:
         state = self._state = self._state or self._recovered()
         try:
             with (
-                closing(recovery.broker.consumer(recovery.group, recovery.topics.images)) as consumer,
+                closing(recovery.consumer(stop)) as consumer,
                 self._worker.attached(consumer, state, stop),
             ):
                 if newcomer:
@@ -161,7 +170,7 @@ class Learner:
         """What is published; with the scores of a state that was out of step."""
         state, lost = self._recovery.state(), self._lost
         if lost:
-            state.learner.generation = lost.learner.generation
+            state.served(lost.learner.generation)
             state = replace(state, scores=lost.scores, alone=lost.alone)
         return state
 

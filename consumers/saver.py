@@ -38,9 +38,9 @@ class Saver:
         if self._folder and 0 in state.share.positions and state.share.reach > state.saved:
             self.finish()
             predictions = Partition(self._topics.predictions, 0)
-            snapshot = state.snapshot(self._broker.extents(predictions.topic)[predictions].end)
-            self._saving = self._writer.submit(self._write, self._folder, snapshot)
-            state.saved = state.share.reach
+            if snapshot := state.snapshot(self._broker.extents(predictions.topic)[predictions].end):
+                self._saving = self._writer.submit(self._write, self._folder, snapshot)
+                state.saved = state.share.reach
 
     def finish(self) -> None:
         """Wait for the snapshot that is being written. Raises SnapshotError if it could not be."""
@@ -51,4 +51,4 @@ class Saver:
     def _write(self, folder: Folder, snapshot: Snapshot) -> None:
         path = folder.save(snapshot)
         self._metrics.snapshots.inc()
-        log.info("snapshot %s: %s images", path, f"{snapshot.sums.images:,}")
+        log.info("snapshot %s: %s images", path, f"{snapshot.images:,}")

@@ -160,7 +160,7 @@ class Worker:
                 self._publish()
 
     def _new_committer(self) -> Committer:
-        return Committer(self._broker, self._topics, self._id, self._metrics, self.state.run)
+        return Committer(self._broker, self._topics, self._id, self._metrics, self.state)
 
     # -- the group
 
@@ -186,6 +186,7 @@ class Worker:
         self._taken = self.records
         self._look_who_predicts()
         self._clear()
+        self._known |= set(self.state.learner.classes)
         return True
 
     def _look_who_predicts(self) -> None:
@@ -282,7 +283,9 @@ class Worker:
     # -- a micro-batch
 
     def _step(self, reading: Reading) -> None:
-        """Quote while the micro-batch before is committed, then settle and begin to commit."""
+        """Quote while the micro-batch before is committed, if it may be, then settle and begin to commit."""
+        if not self.state.overlaps:
+            self._land()
         state, generation, labels = self.state, self.generation, reading.batch.labels
         with self._metrics.quote_seconds.time():
             quotes = state.learner.quote(stack(reading.batch.images))
@@ -293,7 +296,8 @@ class Worker:
         ends = {partition.number: end for partition, end in reading.ends.items()}
         publication = state.share.begin(ends, at_rest=self._is_time())
         clock, predictions = state.share.positions, quotes.predictions()
-        job = Job(reading, quotes, predictions, update, generation, clock, publication, self._learns)
+        told = state.told(update)
+        job = Job(reading, quotes, predictions, update, generation, clock, publication, self._learns, told)
         self._open = job, self._sender.submit(self._committer.commit, job)
 
     def _make_room(self) -> None:
@@ -318,7 +322,7 @@ class Worker:
             raise
         self._count(job)
         with self._metrics.settle_seconds.time():
-            self.state.share.committed(job.parts())
+            self.state.share.committed(self.state.parts(job))
         if job.publication.records:
             self._published_at = time.monotonic()
         self._clear()

@@ -58,7 +58,7 @@ def _contents(path: Path) -> Row:
     except SnapshotError as error:
         log.warning("%s", error)
         return {"problem": str(error)}
-    images = snapshot.sums.images
+    images = snapshot.images
     return {"generation": snapshot.generation, "settled_images": images, "digest": snapshot.digest}
 
 
@@ -82,7 +82,7 @@ def about_micro_batch(one: MicroBatch) -> Row:
 
 def about_snapshot(snapshot: Snapshot, path: Path) -> Row:
     """All that a snapshot tells: of each class the images that are in the sums, and if it has scores, those."""
-    classes: dict[str, Row] = {name: {"settled_images": count} for name, count in snapshot.sums.counts.items()}
+    classes: dict[str, Row] = {name: {"settled_images": count} for name, count in snapshot.model.counts.items()}
     if snapshot.scores:
         for c in Scores.restored(snapshot.scores, snapshot.scores["window"]).classes():
             scores = {"images": c.images, "correct": c.correct, "rolling": c.rolling, "forgetting": c.forgetting}
@@ -94,7 +94,7 @@ def about_snapshot(snapshot: Snapshot, path: Path) -> Row:
         "digest": snapshot.digest,
         "base": snapshot.base,
         "retractions": len(snapshot.retracted),
-        "settled_images": snapshot.sums.images,
+        "settled_images": snapshot.images,
         "generation": snapshot.generation,
         "topic_id": snapshot.topic_id,
         "clock": {str(p): offset for p, offset in snapshot.clock.items()},

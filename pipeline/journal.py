@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
@@ -23,7 +23,8 @@ class MicroBatch(BaseModel):
     ``number`` is the offset of its record in the journal; a broker may leave gaps between numbers. ``begin`` and
     ``end`` are the clock before and after it. ``images`` could be read and were predicted, ``dead`` records are dead
     letters; ``total`` are the labelled images of each class, ``right`` those of them that were predicted right.
-    ``generation`` made the predictions. ``learnt`` is False for a learner that only serves.
+    ``generation`` made the predictions. ``learnt`` is False for a learner that only serves. A learner ``paths`` writes
+    its ``identity`` and its ``update``, from which what it learnt can be made again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -40,6 +41,8 @@ class MicroBatch(BaseModel):
     right: Mapping[str, NonNegativeInt]
     generation: NonNegativeInt
     learnt: bool
+    identity: Mapping[str, str] | None = None
+    update: Mapping[str, Any] | None = None
 
     @property
     def labelled(self) -> int:

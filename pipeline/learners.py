@@ -75,9 +75,19 @@ def _clearing(settings: Settings) -> Clearing:
     return Clearing(_trunk(settings), Sums.zero(Filters(settings.seed, settings.filters).width))
 
 
-def _paths(settings: Settings, terms: Terms) -> Paths:
+TERMS = {"paths": STREAM, "paths-published": PUBLISHED}
+"""Of each learner ``paths``, but for their seed."""
+
+
+def beginning(name: str, settings: Settings) -> tuple[Base, Terms]:
+    """What a learner ``paths`` of this name begins with, and keeps to. Raises SnapshotError."""
     base = Base.read(settings.base).fresh() if settings.base else Base.untrained(Shape(), settings.seed)
-    return Paths(base, make_network(base.shape, settings.backend), replace(terms, seed=settings.seed))
+    return base, replace(TERMS[name], seed=settings.seed)
+
+
+def _paths(name: str, settings: Settings) -> Paths:
+    base, terms = beginning(name, settings)
+    return Paths(base, make_network(base.shape, settings.backend), terms)
 
 
 def _backprop(settings: Settings, rule: Any) -> AnyLearner:
@@ -104,13 +114,13 @@ LEARNERS: Mapping[str, Entry] = {
     "paths": Entry(
         "vendors on the outputs of the last spec; the specs before it stay as they were drawn",
         REFERENCE,
-        lambda settings: _paths(settings, STREAM),
+        lambda settings: _paths("paths", settings),
         state_bytes=_bytes_of_base,
     ),
     "paths-published": Entry(
         "vendors of parameters, the articles' continual form",
         REFERENCE,
-        lambda settings: _paths(settings, PUBLISHED),
+        lambda settings: _paths("paths-published", settings),
         state_bytes=_bytes_of_base,
     ),
     "frozen": Entry(

@@ -2,8 +2,8 @@
 
     python -m pipeline.predict --snapshot S IMAGE...
 
-Prints the file, the predicted class and the runner-up with their scores (0 to 1 mostly: the ridge regression of
-"is this the class").
+Prints the file, the predicted class and the runner-up with their scores (of ``clearing`` 0 to 1 mostly: the ridge
+regression of "is this the class"; of ``paths`` logits).
 """
 
 import sys
@@ -22,21 +22,43 @@ from rich.table import Column, Table
 from pipeline import cli, snapshots
 from pipeline.clearing import Clearing
 from pipeline.errors import RecordError, SnapshotError
-from pipeline.identity import Identity
+from pipeline.identity import Identity, Parts, PathsIdentity
+from pipeline.learner import AnyLearner
+from pipeline.paths import make as make_network
+from pipeline.paths.base import Base
+from pipeline.paths.learner import leaders
 from pipeline.snapshots import Snapshot
 from pipeline.trunk import Filters, make
 from pipeline.trunk.filters import SIDE
 
 
 def learner_of(snapshot: Snapshot) -> Clearing:
-    """The learner that wrote a snapshot, ready to serve. Raises SnapshotError if this program's trunk differs."""
-    filters = Filters(int(snapshot.identity.seed), int(snapshot.identity.filters))
-    here = Identity.of(filters, snapshot.identity.loss)
-    if here != snapshot.identity:
-        raise SnapshotError(f"the snapshot is of another version: {snapshot.identity.difference(here)}")
-    learner = Clearing(make(filters), snapshot.sums)
+    """The learner ``clearing`` that wrote a snapshot, ready to serve.
+
+    Raises SnapshotError if another learner wrote it, or this program's trunk differs.
+    """
+    sums, identity = snapshot.sums, snapshot.identity
+    assert isinstance(identity, Identity)
+    filters = Filters(int(identity.seed), int(identity.filters))
+    _check(identity, Identity.of(filters, identity.loss))
+    learner = Clearing(make(filters), sums)
     learner.clear()
     return learner
+
+
+def serving(snapshot: Snapshot) -> AnyLearner:
+    """A learner that serves what a snapshot holds. Raises SnapshotError if this program's version differs."""
+    if not isinstance(snapshot.model, Base):
+        return learner_of(snapshot)
+    identity = snapshot.identity
+    assert isinstance(identity, PathsIdentity)
+    _check(identity, PathsIdentity(identity.base, identity.seed, identity.terms))
+    return leaders(snapshot.model, make_network(snapshot.model.shape))
+
+
+def _check(identity: Parts, here: Parts) -> None:
+    if here != identity:
+        raise SnapshotError(f"the snapshot is of another version: {identity.difference(here)}")
 
 
 def load(path: Path) -> NDArray[np.uint8]:
@@ -52,7 +74,7 @@ def load(path: Path) -> NDArray[np.uint8]:
         raise RecordError("pixels", f"{path}: cannot be read as an image: {error}") from error
 
 
-def predict(learner: Clearing, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
+def predict(learner: AnyLearner, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
     """For each image the predicted class and the scores of all, best first."""
     quotes = learner.quote(np.stack(images))
     results = []
@@ -70,10 +92,10 @@ def main() -> int:
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
     arguments = parser.parse_args()
     snapshot = snapshots.read(arguments.snapshot)
-    if not snapshot.sums.images:
+    if not snapshot.images:
         raise SnapshotError(f"{arguments.snapshot}: nothing was learnt yet")
     pixels = [load(path) for path in arguments.images]
-    results = predict(learner_of(snapshot), pixels)
+    results = predict(serving(snapshot), pixels)
     named = [{"image": str(path), **result} for path, result in zip(arguments.images, results, strict=True)]
     if arguments.json:
         sys.stdout.write(orjson.dumps(named).decode() + "\n")

@@ -30,7 +30,7 @@ from pipeline.errors import SettingsError
 from pipeline.market import cross_entropy
 from pipeline.paths import make, vendors
 from pipeline.paths.base import Base
-from pipeline.paths.learner import Paths
+from pipeline.paths.learner import leaders
 from pipeline.paths.model import Model
 from pipeline.paths.network import Network, Shape
 from pipeline.paths.terms import STREAM, Terms
@@ -75,10 +75,10 @@ def order(images: int, seed: int, start: int, stop: int) -> NDArray[np.int64]:
 
 def accuracy(base: Base, computes: Network, test: Split) -> float:
     """Share of the test images that the leaders get right."""
-    leaders = Paths(base.fresh(), computes, STREAM)
+    learner = leaders(base.fresh(), computes)
     right = 0
     for start in range(0, len(test.images), TOGETHER):
-        predictions = leaders.quote(test.images[start : start + TOGETHER]).predictions()
+        predictions = learner.quote(test.images[start : start + TOGETHER]).predictions()
         truth = test.labels[start : start + TOGETHER]
         right += sum(p == DIGITS[label] for p, label in zip(predictions, truth, strict=True))
     return right / len(test.images)

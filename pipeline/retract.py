@@ -14,7 +14,8 @@ import orjson
 from pipeline.batch import settled
 from pipeline.broker import Broker, Message, Producer, Record
 from pipeline.clearing import Clearing
-from pipeline.errors import RecordError, SnapshotError
+from pipeline.errors import RecordError, RecoveryError, SnapshotError
+from pipeline.identity import Identity
 from pipeline.ledger import Ledger
 from pipeline.predict import learner_of
 from pipeline.published import Retraction
@@ -82,7 +83,9 @@ class Group:
                 f"group {self.name} has published nothing, and there is no snapshot in {self.folder.path}: check "
                 "--group, --topic-prefix and --snapshots"
             )
-        return Run(self.name, own.topic_id, own.identity, own.base, own.sums.width)
+        sums, identity = own.sums, own.identity
+        assert isinstance(identity, Identity)
+        return Run(self.name, own.topic_id, identity, own.base, sums.width)
 
     def clock(self) -> dict[int, int]:
         """The end, in each partition, of the images that every learner of the group has, or will have."""
@@ -94,9 +97,14 @@ class Group:
         return clock
 
     def find(self, choice: Choice) -> Found:
-        """The images of a choice that were learnt and not taken back yet."""
+        """The images of a choice that were learnt and not taken back yet. Raises RecoveryError for another learner."""
         clock, found = self.clock(), Found()
         committed = self.broker.committed(self.name, self.topics.images)
+        if note := next((position.note for position in committed.values() if position.note), ""):
+            raise RecoveryError(
+                f"group {self.name} learns with {note}, whose steps cannot be undone: only images that clearing has "
+                "learnt can be taken back"
+            )
         gone = {(p, offset) for taken in taken_back(self.broker, self.topics, self.name).values()
                 for p, offsets in taken.items() for offset in offsets}  # fmt: skip
         for partition, extent in self.broker.extents(self.topics.images).items():

@@ -58,7 +58,10 @@ class Settings(BaseSettings):
     data: Path | None = Field(None, description="directory that holds the IDX files of the data sets")
     cache: Path = Field(default_factory=_default_cache, description="where fetched data sets are kept")
 
-    seed: int = Field(0, ge=0, lt=2**64, description="seed of the trunk")
+    learner: Literal["clearing", "paths", "paths-published"] = Field(
+        "clearing", description="what learns: clearing, or paths or paths-published, of which a group has one"
+    )
+    seed: int = Field(0, ge=0, lt=2**64, description="seed of the trunk, or of the vendors of paths")
     filters: int = Field(128, ge=1, le=1024, description="layer-2 filters of the trunk: accuracy against speed")
     backend: Literal["auto", "blas", "tinygrad"] = Field(
         "auto", description="what computes the trunk; the bits are the same"

@@ -10,11 +10,12 @@ where the partitions stood before the micro-batch that it is committed with: nev
 """
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from pipeline.errors import FencedError
-from pipeline.published import Base, Delta, G, Published, Record
+from pipeline.holdings import Holdings, Learnt, Publication, U
+from pipeline.published import Base, Clock, Delta, G, Published, Record
 
 DELTAS_PER_BASE = 32
 """A base is due after so many deltas: a newcomer reads no more than those and one base, or two."""
@@ -22,7 +23,6 @@ DELTAS_PER_BASE = 32
 MOST_UNPUBLISHED = 30_000
 """Images in a delta; int32 holds their sums: 255² · 30,000 < 2³¹. They are also what is read again after a crash."""
 
-U = TypeVar("U")
 U_contra = TypeVar("U_contra", contravariant=True)
 H = TypeVar("H")
 
@@ -43,44 +43,6 @@ class Adder(Protocol[U_contra, H]):
     def remove_sums(self, sums: H, /) -> None: ...
 
     def sums(self) -> H: ...
-
-
-@dataclass(frozen=True)
-class Learnt(Generic[U]):
-    """What ``images`` labelled images of one partition added, up to offset ``stop``."""
-
-    stop: int
-    update: U
-    images: int
-
-
-@dataclass
-class Holding(Generic[U]):
-    """A partition that a learner holds: the next offset, and what was learnt since the clock.
-
-    Not ``ready`` as long as images before the group's position are to be learnt from again.
-    """
-
-    position: int
-    ready: bool = False
-    learnt: list[Learnt[U]] = field(default_factory=list)
-
-    @property
-    def images(self) -> int:
-        return sum(learnt.images for learnt in self.learnt)
-
-
-@dataclass(frozen=True, eq=False)
-class Publication(Generic[U, G]):
-    """Records for ``sums`` that go out with one transaction; ``updates`` are those that the delta is made of."""
-
-    delta: Delta[G] | None
-    base: Base[G] | None
-    updates: tuple[U, ...] = ()
-
-    @property
-    def records(self) -> list[Record[G]]:
-        return [record for record in (self.delta, self.base) if record]
 
 
 class Schedule:
@@ -106,7 +68,7 @@ class Schedule:
             self._next *= 2
 
 
-class Share(Generic[U, G]):
+class Share(Holdings[U], Generic[U, G]):
     """What one learner holds.
 
     Parameters
@@ -134,20 +96,18 @@ class Share(Generic[U, G]):
         deltas_per_base: int = DELTAS_PER_BASE,
         base_due: bool = False,
     ) -> None:
-        self.name, self.published, self.adder = name, published, adder
+        super().__init__(name)
+        self.published, self.adder = published, adder
         self.deletable = published.position
         self._schedule = Schedule(most)
         self._deltas_per_base = deltas_per_base
-        self._held: dict[int, Holding[U]] = {}
-        self._open: Publication[U, G] | None = None
         self._awaited: set[str] = set()
         self._made = 0
         self._deltas = deltas_per_base if base_due else 0
 
     @property
-    def positions(self) -> dict[int, int]:
-        """The next offset of each partition that is held."""
-        return {partition: holding.position for partition, holding in self._held.items()}
+    def clock(self) -> Clock:
+        return self.published.clock
 
     @property
     def unpublished(self) -> int:
@@ -156,22 +116,18 @@ class Share(Generic[U, G]):
 
     @property
     def full(self) -> bool:
-        """Whether to learn from no more images before what was published has come back."""
         return self.unpublished >= MOST_UNPUBLISHED
 
     @property
     def awaiting(self) -> bool:
-        """Whether something that was published has not come back yet."""
         return bool(self._awaited)
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was learnt is published and has come back."""
         return not self._awaited and not self._spans()
 
     @property
     def reach(self) -> int:
-        """How far ``kept`` reaches: its clock, all partitions added up."""
         return sum(self.published.clock.values())
 
     def kept(self) -> Published[G]:
@@ -208,16 +164,6 @@ class Share(Generic[U, G]):
 
     # -- partitions come and go
 
-    def keep(self, partitions: Collection[int]) -> None:
-        """Those are assigned to this learner now; what it has not published of others is thrown away.
-
-        None is ready before it was taken over, also if it was held before: nobody can say who had it in between.
-        """
-        self._check_closed()
-        self._let_go(self._held.keys() - set(partitions))
-        for holding in self._held.values():
-            holding.ready = False
-
     def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
         """Hold a partition; from which offset to which its images are to be learnt from again.
 
@@ -225,29 +171,13 @@ class Share(Generic[U, G]):
         counted. Where nobody has been yet, work begins at ``first``, the first offset that the topic still has.
         Raises FencedError if the sums reach past ``committed``.
         """
-        self._check_closed()
-        clock = self.published.clock.get(partition, 0)
-        if committed is None:
-            clock = clock or first
-        stop = clock if committed is None else committed
-        if stop < clock:
+        clock = self.clock.get(partition, 0)
+        if committed is not None and committed < clock:
             raise FencedError(
-                f"partition {partition}: the sums reach {clock}, past the group's position {stop}: another learner has "
-                "it now, or positions were moved back"
+                f"partition {partition}: the sums reach {clock}, past the group's position {committed}: another "
+                "learner has it now, or positions were moved back"
             )
-        if partition in self._held and self._held[partition].position > stop:
-            self._let_go([partition])
-        return self._held.setdefault(partition, Holding(clock)).position, stop
-
-    def again(self, partition: int, learnt: Learnt[U]) -> None:
-        """Images were learnt from again, which somebody had committed."""
-        self._check_closed()
-        self._learn(partition, learnt)
-
-    def ready(self, partition: int, position: int) -> None:
-        """All images before ``position`` were learnt from: the partition is taken over."""
-        self._held[partition].position = position
-        self._held[partition].ready = True
+        return super().given(partition, committed, first)
 
     def _let_go(self, partitions: Iterable[int]) -> None:
         """What was not published of these partitions is no longer this learner's."""
@@ -256,21 +186,6 @@ class Share(Generic[U, G]):
                 self.adder.remove(learnt.update)
 
     # -- its own work
-
-    def begin(self, ends: Mapping[int, int], *, at_rest: bool = False) -> Publication[U, G]:
-        """What a transaction is to carry besides a micro-batch that ends at ``ends``.
-
-        The transaction must commit positions in the name of the present member, ``ends`` or ``positions``: that is
-        what fences a learner whose time is over. ``at_rest``: publish whatever there is.
-
-        Raises FencedError if a partition was not taken over.
-        """
-        self._check_closed()
-        half_taken = {p for p, holding in self._held.items() if not holding.ready}
-        if lost := (ends.keys() - self._held.keys()) | half_taken:
-            raise FencedError(f"partitions {sorted(lost)} are not held by {self.name}: take them over first")
-        self._open = self._publication(at_rest)
-        return self._open
 
     def committed(self, parts: Mapping[int, Learnt[U]]) -> None:
         """The open transaction was committed: what it published is no longer this learner's, what it learnt is."""
@@ -286,10 +201,6 @@ class Share(Generic[U, G]):
             self._schedule.begin()
         if parts:
             self._schedule.learnt()
-
-    def aborted(self) -> None:
-        """The open transaction was aborted, or nobody knows: take over all partitions again."""
-        self._close()
 
     def _publication(self, at_rest: bool) -> Publication[U, G]:
         delta: Delta[G] | None = None
@@ -317,13 +228,3 @@ class Share(Generic[U, G]):
     def _id(self) -> str:
         self._made += 1
         return f"{self.name}-{self._made}"
-
-    def _close(self) -> Publication[U, G]:
-        if self._open is None:
-            raise ValueError("no transaction is open")
-        publication, self._open = self._open, None
-        return publication
-
-    def _check_closed(self) -> None:
-        if self._open is not None:
-            raise ValueError("end the open transaction first")

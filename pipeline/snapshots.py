@@ -1,10 +1,10 @@
-"""Snapshots: sums on disk, with the clock that says how far they reach. Written whole or not at all."""
+"""Snapshots: a model on disk, with the clock that says how far it reaches. Written whole or not at all."""
 
 import hashlib
 import logging
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pipeline.errors import SnapshotError
-from pipeline.identity import Identity
+from pipeline.identity import Identity, PathsIdentity, identity_of
+from pipeline.paths.base import Base
 from pipeline.sums import Sums, packed_size
 
 VERSION = 1
@@ -30,22 +31,25 @@ class Snapshot:
 
     Parameters
     ----------
-    sums, identity, generation
-        The model. With its identity, the sums are all that is needed to go on learning.
+    model, identity, generation
+        Sums of ``clearing``, or what a learner ``paths`` has become. With its identity, the model is all that is
+        needed to go on learning.
     topic_id
         Of the topic that it was learnt from.
     clock
-        Next offset of each partition: every labelled image before it is in the sums.
+        Next offset of each partition: every labelled image before it is in the model.
     predictions
         End of the topic predictions at that moment; ``scores`` reach as far as the predictions before it.
     base
         Digest of the earlier model that learning began with; empty if it began with nothing.
     sums_position, retracted
         How far the group's topic ``sums`` was read, and the ids of all retractions that were subtracted.
+    journal_position
+        Of ``paths``: no micro-batch after the clock lies before this offset of the journal.
     """
 
-    sums: Sums
-    identity: Identity
+    model: Sums | Base
+    identity: Identity | PathsIdentity
     generation: int = 0
     topic_id: str = ""
     clock: Mapping[int, int] = field(default_factory=dict)
@@ -54,28 +58,38 @@ class Snapshot:
     base: str = ""
     sums_position: int = 0
     retracted: frozenset[str] = frozenset()
+    journal_position: int = 0
+
+    @property
+    def sums(self) -> Sums:
+        """The model of ``clearing``. Raises SnapshotError for another learner's."""
+        if isinstance(self.model, Base):
+            raise SnapshotError(
+                "this snapshot is of the learner paths, which keeps no sums: nothing can be added to it, subtracted or "
+                "learnt anew from the topic; only clearing can do that"
+            )
+        return self.model
+
+    @property
+    def images(self) -> int:
+        """How many were learnt from."""
+        return sum(self.model.counts.values())
 
     @property
     def digest(self) -> str:
-        """The digest of the sums."""
-        return self.sums.digest(self.identity.digest)
+        """The digest of the model."""
+        return self.model.digest if isinstance(self.model, Base) else self.model.digest(self.identity.digest)
 
 
 def write(snapshot: Snapshot, path: Path) -> None:
     """Write to a temporary name beside ``path``, sync, rename. Raises SnapshotError."""
-    sums = snapshot.sums
-    classes = list(sums.counts)
-    tensors = {
-        "A": sums.A,
-        "T": np.array([sums.T[c] for c in classes], np.int64).reshape(-1, sums.width),
-        "counts": np.array([sums.counts[c] for c in classes], np.int64),
-    }
+    tensors, contents = _contents(snapshot.model)
     about = orjson.dumps(
         {
             "version": VERSION,
             "digest": snapshot.digest,
             "identity": asdict(snapshot.identity),
-            "classes": classes,
+            **contents,
             "generation": snapshot.generation,
             "topic_id": snapshot.topic_id,
             "clock": {str(p): offset for p, offset in snapshot.clock.items()},
@@ -84,6 +98,7 @@ def write(snapshot: Snapshot, path: Path) -> None:
             "base": snapshot.base,
             "sums_position": snapshot.sums_position,
             "retracted": sorted(snapshot.retracted),
+            "journal_position": snapshot.journal_position,
         }
     ).decode()
     temporary = path.with_suffix(".partial")
@@ -106,7 +121,8 @@ def read(path: Path) -> Snapshot:
             raise SnapshotError(f"{path}: no such snapshot")
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in ("A", "T", "counts")}
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
         about = metadata["about"]
         if metadata["seal"] != _seal(about):
             raise SnapshotError(f"{path}: damaged: its description does not match its seal")
@@ -121,17 +137,32 @@ def read(path: Path) -> Snapshot:
     return snapshot
 
 
-def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot:
-    A, T, counts = tensors["A"], tensors["T"], tensors["counts"]
-    classes = fields["classes"]
+def _contents(model: Sums | Base) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A model as tensors, and the rest of it."""
+    if isinstance(model, Base):
+        return model.tensors, model.about
+    classes = list(model.counts)
+    T = np.array([model.T[c] for c in classes], np.int64).reshape(-1, model.width)
+    counts = np.array([model.counts[c] for c in classes], np.int64)
+    return {"A": model.A, "T": T, "counts": counts}, {"classes": classes}
+
+
+def _sums(classes: Sequence[str], A: Any, T: Any, counts: Any) -> Sums:
     sums = Sums(A, dict(zip(classes, T, strict=True)), dict(zip(classes, map(int, counts), strict=True)))
     if any(tensor.dtype != np.int64 for tensor in (A, T, counts)):
         raise ValueError("not all numbers in it are signed 64-bit integers")
     if packed_size(sums.width) != len(A) or T.shape != (len(classes), sums.width):
         raise ValueError(f"shapes {A.shape} and {T.shape} do not belong together")
+    return sums
+
+
+def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot:
+    identity = identity_of(fields["identity"])
+    of_paths = isinstance(identity, PathsIdentity)
+    model = Base.from_file(fields, tensors) if of_paths else _sums(fields["classes"], **tensors)
     return Snapshot(
-        sums,
-        Identity(**fields["identity"]),
+        model,
+        identity,
         fields["generation"],
         fields["topic_id"],
         {int(p): offset for p, offset in fields["clock"].items()},
@@ -140,6 +171,7 @@ def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot
         fields["base"],
         fields.get("sums_position", 0),
         frozenset(fields.get("retracted", [])),
+        fields.get("journal_position", 0),
     )
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Collection
 from dataclasses import replace
+from typing import Any, Generic
 
-from pipeline.errors import RecoveryError
-from pipeline.published import G, Published, Record, Retraction
-from pipeline.share import Adder, Holding, Learnt, Publication, Share, U
+from pipeline.holdings import Holding, Holdings, Learnt, U
+from pipeline.published import Clock, G, Published, Record, Retraction
+from pipeline.share import Adder
 
 
-class Sole(Share[U, G]):
+class Sole(Holdings[U], Generic[U, G]):
     """For a broker that gives a group one consumer: what it has committed, nobody can take over.
 
     So all of that is as good as published, and its snapshots are what it begins with. No update is kept, and of
@@ -16,17 +17,15 @@ class Sole(Share[U, G]):
     """
 
     def __init__(self, name: str, published: Published[G], adder: Adder[U, G]) -> None:
-        super().__init__(name, published, adder, 1)
+        super().__init__(name)
+        self.published, self.adder = published, adder
 
     @property
-    def complete(self) -> bool:
-        return True
-
-    @property
-    def reach(self) -> int:
-        return sum(self.positions.values())
+    def clock(self) -> Clock:
+        return self.published.clock
 
     def kept(self) -> Published[G]:
+        """What a snapshot is to hold."""
         return replace(self.published, sums=self.adder.sums(), clock=self.positions)
 
     def read(self, record: Record[G], position: int) -> None:
@@ -36,36 +35,29 @@ class Sole(Share[U, G]):
             self.published = replace(self.published, retracted=self.published.retracted | {record.id})
         self.published = replace(self.published, position=position)
 
-    def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
-        clock = self.published.clock.get(partition, 0)
-        if committed is not None and committed < clock:
-            raise RecoveryError(
-                f"partition {partition}: the sums reach offset {clock}, but the group stands at {committed}: "
-                "positions were moved or the topic was made anew; choose another --group"
-            )
-        return super().given(partition, committed, first)
-
-    def _publication(self, at_rest: bool) -> Publication[U, G]:  # noqa: ARG002
-        return Publication(None, None)
-
     def _learn(self, partition: int, learnt: Learnt[U]) -> None:
         self.adder.add(learnt.update)
-        self._held[partition].position = learnt.stop
+        super()._learn(partition, learnt)
 
 
-class Frozen(Sole[U, G]):
-    """For a learner that only serves: it takes partitions over where its group stands, and learns nothing."""
+class Frozen(Holdings[Any]):
+    """For a learner that only serves: it takes partitions over where its group stands, and learns nothing.
+
+    Where the group has not been, it begins at the ``clock`` of what it serves.
+    """
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        super().__init__(name)
+        self._clock = clock
+
+    @property
+    def clock(self) -> Clock:
+        return self._clock
 
     def keep(self, partitions: Collection[int]) -> None:  # noqa: ARG002
         self._held.clear()
 
-    def read(self, record: Record[G], position: int) -> None:
-        """Whoever serves as it is does not follow the others."""
-
     def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
-        at = (self.published.clock.get(partition, 0) or first) if committed is None else committed
+        at = (self.clock.get(partition, 0) or first) if committed is None else committed
         self._held[partition] = Holding(at)
         return at, at
-
-    def _learn(self, partition: int, learnt: Learnt[U]) -> None:
-        self._held[partition].position = learnt.stop

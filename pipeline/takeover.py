@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Generic, Protocol
 
+from pipeline.holdings import Holdings, Learnt, U
 from pipeline.published import G, Record
-from pipeline.share import Learnt, Share, U
 
 
 class Log(Protocol, Generic[U, G]):
@@ -25,11 +25,11 @@ class Log(Protocol, Generic[U, G]):
         And whether ``end`` is reached: nothing before it can be committed any more. None: what there is.
         """
 
-    def read_images(self, partition: int, start: int, stop: int) -> Iterable[Learnt[U]]:
-        """The images of a partition between two offsets, learnt from again."""
+    def learnt_again(self, partition: int, start: int, stop: int) -> Iterable[Learnt[U]]:
+        """What the images of a partition between two offsets led to, once more."""
 
 
-def read(share: Share[U, G], log: Log[U, G], end: int | None = None) -> bool:
+def read(share: Holdings[U], log: Log[U, G], end: int | None = None) -> bool:
     """Take in what others have published; whether ``end`` is reached. Raises OutOfStepError."""
     records, reached = log.read_sums(end)
     for record, position in records:
@@ -37,7 +37,7 @@ def read(share: Share[U, G], log: Log[U, G], end: int | None = None) -> bool:
     return reached
 
 
-def take_over(share: Share[U, G], log: Log[U, G], partitions: Collection[int]) -> Iterator[None]:
+def take_over(share: Holdings[U], log: Log[U, G], partitions: Collection[int]) -> Iterator[None]:
     """Take over all ``partitions`` that are assigned to a learner, those that it had before included.
 
     Yields where it has to wait, or where a caller may look whether the assignment still holds; one that does not
@@ -57,7 +57,7 @@ def take_over(share: Share[U, G], log: Log[U, G], partitions: Collection[int]) -
         yield
     for partition in partitions:
         start, stop = share.given(partition, committed.get(partition), log.first(partition))
-        for learnt in log.read_images(partition, start, stop):
+        for learnt in log.learnt_again(partition, start, stop):
             share.again(partition, learnt)
             yield
         share.ready(partition, stop)

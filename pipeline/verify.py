@@ -24,15 +24,16 @@ def beginning(snapshot: Snapshot, older: Snapshot | None, folder: Path) -> Snaps
     """What to settle on top of: ``older`` if there is one, else the model that ``snapshot`` began with.
 
     That model is looked for in all files below ``folder``. Raises SnapshotError if it is in none of them, if ``older``
-    is neither that model nor of the same learning, or if no learner wrote ``snapshot``.
+    is neither that model nor of the same learning, or if no learner ``clearing`` wrote ``snapshot``.
     """
+    width = snapshot.sums.width
     if snapshot.scores is None:
         raise SnapshotError("no learner wrote this snapshot: verify the snapshots of learners that it was made of")
     if older:
         check_follows(older, snapshot)
         return older
     if not snapshot.base:
-        return Snapshot(Sums.zero(snapshot.sums.width), snapshot.identity)
+        return Snapshot(Sums.zero(width), snapshot.identity)
     for path in sorted(folder.rglob("*.safetensors")):
         try:
             found = snapshots.read(path)
@@ -104,7 +105,7 @@ def settled(
         before = [offset for number, offset in gone if number == partition.number and offset < span.first]
         for _, update in batch.settled(learner, _one_by_one(broker, partition, before), SIZE):
             learner.remove(update)
-    return replace(begin, sums=learner.sums())
+    return replace(begin, model=learner.sums())
 
 
 def _one_by_one(broker: Broker, partition: Partition, offsets: Collection[int]) -> Iterator[Message]:

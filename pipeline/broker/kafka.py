@@ -110,6 +110,11 @@ class KafkaBroker:
                 result[part] = Position(found.offset, found.metadata or "")
         return result
 
+    def members(self, group: str) -> int:
+        """How many consumers the group has; one that was killed counts until its session is over."""
+        found = self._connection.ask(f"group {group!r}", partial(self._admin.describe_groups, [group]))
+        return len(found[group]["members"])
+
     def read(self, partition: Partition, start: int, stop: int) -> Iterator[Message]:
         """Committed messages with start <= offset < stop that are there now, in order. Raises TopicError.
 

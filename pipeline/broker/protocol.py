@@ -179,6 +179,9 @@ class Broker(Protocol):
     def committed(self, group: str, topic: str, numbers: Collection[int] | None = None) -> dict[Partition, Position]:
         """The group's committed positions, of these partitions or of all; those without one are left out."""
 
+    def members(self, group: str) -> int:
+        """How many consumers the group has; one that was killed may count until its session is over."""
+
     def read(self, partition: Partition, start: int, stop: int) -> Iterator[Message]:
         """Committed messages with start <= offset < stop that are there now, in order, outside any group.
 

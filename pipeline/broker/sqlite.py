@@ -18,7 +18,7 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 from pipeline.broker.protocol import Extent, Member, Message, Partition, Position, Record, Topic
-from pipeline.broker.sqlite_consumer import SqliteConsumer, SqliteTail
+from pipeline.broker.sqlite_consumer import SqliteConsumer, SqliteTail, is_taken
 from pipeline.broker.sqlite_database import BUSY_TIMEOUT, Database
 from pipeline.broker.sqlite_log import (
     MAX_PARTITIONS,
@@ -190,6 +190,10 @@ class SqliteBroker:
             for number, offset, note in rows
             if numbers is None or number in numbers
         }
+
+    def members(self, group: str) -> int:
+        """Whether the group has its one consumer. One that was killed does not count."""
+        return int(is_taken(self._path, group))
 
     def read(self, partition: Partition, start: int, stop: int) -> Iterator[Message]:
         """Messages with start <= offset < stop that are there now, in order. Raises TopicError.

@@ -128,6 +128,15 @@ def committed_offsets(database: Database, group: str, topic_id: int) -> dict[int
     )
 
 
+def is_taken(path: Path, group: str) -> bool:
+    """Whether a group has its consumer."""
+    try:
+        _lock(path, group).release()
+    except GroupBusyError:
+        return True
+    return False
+
+
 def _lock(path: Path, group: str) -> FileLock:
     """The group's lock, taken. The system frees it when the process ends, however it ends."""
     lock = FileLock(f"{path}.{quote(group, safe='')}.lock", timeout=0, thread_local=False)

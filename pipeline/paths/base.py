@@ -19,6 +19,7 @@ from pipeline.paths.network import Floats, Shape
 
 VERSION = 1
 SPECS = ("spec_0", "spec_1", "spec_2")
+PRODUCTS = "products"
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,18 +75,39 @@ class Base:
             sha.update(part.astype(part.dtype.newbyteorder("<")).tobytes())
         return sha.hexdigest()
 
-    def write(self, path: Path) -> None:
-        """Write to a temporary name beside ``path``, sync, rename. Raises SnapshotError."""
-        about = {
-            "version": VERSION,
+    @property
+    def tensors(self) -> dict[str, NDArray[Any]]:
+        """What a file holds of it as tensors."""
+        return {**dict(zip(SPECS, self.parameters, strict=True)), PRODUCTS: self.products}
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """The rest of what a file holds of it, as JSON takes it."""
+        return {
             "shape": {"side": self.shape.side, "widths": self.shape.widths, "kernels": self.shape.kernels},
             "classes": self.classes,
             "generation": self.generation,
             "counts": self.counts,
-            "digest": self.digest,
         }
-        tensors: dict[str, NDArray[Any]] = dict(zip(SPECS, self.parameters, strict=True))
-        content = save(tensors | {"products": self.products}, {"about": orjson.dumps(about).decode()})
+
+    @classmethod
+    def from_file(cls, about: Mapping[str, Any], tensors: Mapping[str, Any]) -> "Base":
+        """The inverse of ``about`` and ``tensors``. Raises KeyError, TypeError, ValueError."""
+        (w1, w2), (k1, k2) = about["shape"]["widths"], about["shape"]["kernels"]
+        first, second, last = (tensors[name].astype(np.float32) for name in SPECS)
+        return cls(
+            Shape(about["shape"]["side"], (w1, w2), (k1, k2)),
+            (first, second, last),
+            tuple(about["classes"]),
+            about["generation"],
+            about["counts"],
+            tensors[PRODUCTS],
+        )
+
+    def write(self, path: Path) -> None:
+        """Write to a temporary name beside ``path``, sync, rename. Raises SnapshotError."""
+        about = {"version": VERSION, "digest": self.digest, **self.about}
+        content = save(self.tensors, {"about": orjson.dumps(about).decode()})
         temporary = path.with_suffix(".partial")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -107,23 +129,10 @@ class Base:
                 about = orjson.loads((file.metadata() or {})["about"])
                 if about["version"] != VERSION:
                     raise SnapshotError(f"{path}: version {about['version']}, this program reads {VERSION}")
-                tensors = {name: file.get_tensor(name) for name in (*SPECS, "products")}
-            base = _base(about, tensors)
+                tensors = {name: file.get_tensor(name) for name in (*SPECS, PRODUCTS)}
+            base = cls.from_file(about, tensors)
         except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
             raise SnapshotError(f"{path}: damaged, or no base model at all: {error}") from error
         if base.digest != about["digest"]:
             raise SnapshotError(f"{path}: damaged: its digest is {base.digest}, not {about['digest']}")
         return base
-
-
-def _base(about: Mapping[str, Any], tensors: Mapping[str, Any]) -> Base:
-    (w1, w2), (k1, k2) = about["shape"]["widths"], about["shape"]["kernels"]
-    first, second, last = (tensors[name].astype(np.float32) for name in SPECS)
-    return Base(
-        Shape(about["shape"]["side"], (w1, w2), (k1, k2)),
-        (first, second, last),
-        tuple(about["classes"]),
-        about["generation"],
-        about["counts"],
-        tensors["products"],
-    )

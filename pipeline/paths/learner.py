@@ -21,7 +21,7 @@ from pipeline.paths.base import Base
 from pipeline.paths.coefficients import NO_SLOPES, Update
 from pipeline.paths.model import Model, Round
 from pipeline.paths.network import Floats, Network, flatten, linear, pixels
-from pipeline.paths.terms import Terms
+from pipeline.paths.terms import STREAM, Terms
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
@@ -162,3 +162,8 @@ class Paths:
         if self._terms.last == "parameters" or not len(products):
             return NO_SLOPES
         return market.sums(slopes, products)
+
+
+def leaders(base: Base, network: Network) -> Paths:
+    """A learner that serves the leaders alone: in ``STREAM`` nothing that vendors perturb reaches the logits."""
+    return Paths(base, network, STREAM)

@@ -3,8 +3,9 @@
 import pytest
 
 from pipeline.errors import FencedError, OutOfStepError
+from pipeline.holdings import Learnt
 from pipeline.published import Delta, Published, Retraction
-from pipeline.share import MOST_UNPUBLISHED, Learnt, Share
+from pipeline.share import MOST_UNPUBLISHED, Share
 from tests.simulation.arithmetic import Tally
 
 

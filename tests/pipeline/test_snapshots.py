@@ -49,7 +49,7 @@ def same(one: Snapshot, other: Snapshot) -> bool:
         and list(a.T) == list(b.T)
         and all(a.T[name].dtype == b.T[name].dtype and np.array_equal(a.T[name], b.T[name]) for name in a.T)
         and list(a.counts.items()) == list(b.counts.items())
-        and replace(one, sums=b).__dict__ == other.__dict__
+        and replace(one, model=b).__dict__ == other.__dict__
     )
 
 

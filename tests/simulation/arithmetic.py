@@ -10,11 +10,12 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.broker import Message
+from pipeline.holdings import Publication
 from pipeline.identity import Identity
 from pipeline.learner import Update
 from pipeline.ledger import Ledger
 from pipeline.published import Record
-from pipeline.share import Adder, Publication
+from pipeline.share import Adder
 from pipeline.sums import Sums
 from pipeline.sums_records import Pieces, Reader, Run, encode
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from typing import Any
 
 from pipeline.errors import FencedError
+from pipeline.holdings import Learnt, Publication
 from pipeline.published import Base, Published, Record
-from pipeline.share import Learnt, Publication, Share
+from pipeline.share import Share
 from pipeline.takeover import read, take_over
 from tests.simulation.arithmetic import Arithmetic, contents
 from tests.simulation.kafka import BusyError, GoneError, Kafka, Transaction
@@ -62,7 +63,7 @@ class LearnerLog:
         self.next = stop
         return [record for record in found if record], self.next >= end
 
-    def read_images(self, partition: int, start: int, stop: int) -> Iterable[Learnt[Any]]:
+    def learnt_again(self, partition: int, start: int, stop: int) -> Iterable[Learnt[Any]]:
         some = self.images.span(partition, start, stop)
         for place in range(0, len(some), 2):
             yield learnt(self.arithmetic, some[place : place + 2])
