@@ -182,7 +182,9 @@ class Worker:
         self._look_who_predicts()
         self._clear()
         self._metrics.take_over_seconds.observe(time.perf_counter() - begun)
-        self._metrics.at_work.set(bool(assigned))  # a surplus learner stands by
+        self._metrics.at_work.set(bool(assigned))
+        if not assigned:
+            log.info("other learners have all partitions of %s: standing by until one is free", self._topics.images)
         return True
 
     def _look_who_predicts(self) -> None:

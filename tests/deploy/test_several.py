@@ -86,7 +86,7 @@ def test_each_class_has_one_line_and_all_numbers_are_of_the_group(group: tuple[s
     }
     at_work = scores[:3]
     overall = sum(s.rolling * s.recent for s in at_work) / sum(s.recent for s in at_work)
-    assert number["Right, all classes"] == (pytest.approx(overall),)
+    assert number["Right, all classes"] == pytest.approx([overall])
     assert number["Images learnt"] == (sum(IMAGES),)
     assert number["Generation"] == (8,)
     cells = shown(url, PANELS["What is taken for what"])
