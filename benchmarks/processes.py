@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,12 @@ def position(broker: Broker, prefix: str = "") -> int:
     return sum(found.offset for found in broker.committed(f"{prefix}learn", f"{prefix}images").values())
 
 
+def at_the_end(broker: Broker, prefix: str = "") -> bool:
+    """Whether every image is predicted; the last offset of a partition is a record of the broker's own."""
+    done, extents = broker.committed(f"{prefix}learn", f"{prefix}images"), broker.extents(f"{prefix}images")
+    return all(place in done and extent.end - done[place].offset <= 1 for place, extent in extents.items())
+
+
 def served_ids(broker: Broker, prefix: str = "") -> list[str]:
     topic = Topics(prefix).predictions
     broker.ensure_topics([Topic(topic)])
@@ -82,9 +88,10 @@ class Group:
             for _ in range(count):
                 self._start()
             for n in range(mishaps):
-                self._await(broker, int(images * 0.9 * (n + rng.random()) / mishaps))
+                target = int(images * 0.9 * (n + rng.random()) / mishaps)
+                self._await(lambda target=target: position(broker, self.prefix) >= target)  # type: ignore[misc]
                 self._mishap(rng)
-            self._await(broker, images)
+            self._await(lambda: at_the_end(broker, self.prefix))
         finally:
             for process in self._running:
                 process.send_signal(signal.SIGTERM)
@@ -114,6 +121,6 @@ class Group:
         process.wait()
         self._running.remove(process)
 
-    def _await(self, broker: Broker, images: int) -> None:
-        while position(broker, self.prefix) < images and any(process.poll() is None for process in self._running):
+    def _await(self, condition: Callable[[], bool]) -> None:
+        while not condition() and any(process.poll() is None for process in self._running):
             time.sleep(LOOK)

@@ -16,6 +16,9 @@ from pipeline.topics import Topics
 
 log = logging.getLogger(__name__)
 
+SOON_SECONDS = 0.02
+"""How long to wait for more of ``sums`` where some has just come: a broker sends a record's pieces one by one."""
+
 STEP_SECONDS = 0.1
 """How long to wait for more of ``sums`` at a time, where a certain end is to be reached."""
 
@@ -60,7 +63,10 @@ class GroupLog:
             return [], True
         tail, reader = self._reading
         try:
-            messages = tail.poll(STEP_SECONDS if end is not None and tail.position < end else 0.0)
+            messages = some = tail.poll(STEP_SECONDS if end is not None and tail.position < end else 0.0)
+            while some and end is None:
+                some = tail.poll(SOON_SECONDS)
+                messages += some
         except TopicError as error:  # below a newer base
             raise OutOfStepError(f"{error}: begin again with the newest base") from error
         found = [record for message in messages if (record := reader.read(message))]

@@ -97,7 +97,6 @@ class Worker:
         self._partitions = len(self._broker.extents(self._topics.images))
         try:
             self._take_over(stop)
-            self._metrics.at_work.set(1)
             yield
         finally:
             self._metrics.at_work.set(0)
@@ -173,7 +172,7 @@ class Worker:
             self._consumer.poll(1, PATIENCE)  # what it hands out is read again
 
     def _has_taken_over(self) -> bool:
-        share = self.state.share
+        share, begun = self.state.share, time.perf_counter()
         self._member = self._consumer.member
         assigned = {partition.number: partition for partition in self._consumer.assignment}
         for _ in take_over(share, self.state.log, sorted(assigned)):
@@ -187,6 +186,10 @@ class Worker:
         self._look_who_predicts()
         self._clear()
         self._known |= set(self.state.learner.classes)
+        self._metrics.take_over_seconds.observe(time.perf_counter() - begun)
+        self._metrics.at_work.set(bool(assigned))
+        if not assigned:
+            log.info("other learners have all partitions of %s: standing by until one is free", self._topics.images)
         return True
 
     def _look_who_predicts(self) -> None:
@@ -333,6 +336,7 @@ class Worker:
         self._predicted |= job.ends
         self.records += len(job.reading.messages)
         self.dead_letters += len(job.dead)
+        self._metrics.settled_images.inc(len(job.update.labels))
         for _, error in job.dead:
             self._metrics.dead_letters.labels(error.reason).inc()
 

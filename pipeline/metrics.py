@@ -42,6 +42,8 @@ class Metrics:
     quote_seconds: Histogram = field(init=False)
     settle_seconds: Histogram = field(init=False)
     clear_seconds: Histogram = field(init=False)
+    take_over_seconds: Histogram = field(init=False)
+    settled_images: Counter = field(init=False)
     dead_letters: Counter = field(init=False)
     snapshots: Counter = field(init=False)
     last_clear: Gauge = field(init=False)
@@ -65,6 +67,8 @@ class Metrics:
             "quote_seconds": histogram("quote_seconds", "Time to quote a micro-batch."),
             "settle_seconds": histogram("settle_seconds", "Time to settle a micro-batch and add what was found."),
             "clear_seconds": histogram("clear_seconds", "Time of a clearing: sums become weights."),
+            "take_over_seconds": histogram("take_over_seconds", "Time from an assignment until it is served."),
+            "settled_images": counter("settled_images", "Images that this learner learnt from."),
             "dead_letters": counter("dead_letters", "Records that could not be used, by reason.", "reason"),
             "snapshots": counter("snapshots", "Snapshots written."),
             "last_clear": gauge("last_clear_timestamp_seconds", "When the weights were last made."),
@@ -103,7 +107,8 @@ class _ProgressCollector(Collector):
             ("correct", "Those predicted right before the label was known.", {c.name: c.correct for c in classes}),
         ):
             yield _counter(name, about, ["class"], {(c,): value for c, value in values.items()})
-        for name, about, ratios in (
+        for name, about, gauges in (
+            ("rolling_images", "Images that rolling accuracy is over.", {c.name: c.recent for c in classes}),
             ("rolling_accuracy_ratio", "Right among a class's last images.", {c.name: c.rolling for c in classes}),
             (
                 "forgetting_ratio",
@@ -111,14 +116,19 @@ class _ProgressCollector(Collector):
                 {c.name: c.forgetting for c in classes},
             ),
         ):
-            yield _gauge(name, about, ["class"], {(c,): value for c, value in ratios.items()})
+            yield _gauge(name, about, ["class"], {(c,): value for c, value in gauges.items()})
         yield _confusion(p.scores)
-        overall: dict[tuple[str, ...], float] = {(): p.scores.rolling} if classes else {}
-        yield _gauge("rolling_accuracy_overall_ratio", "Right among the last images of any class.", [], overall)
+        for name, about, overall in (
+            ("rolling_accuracy_overall_ratio", "Right among the last images of any class.", p.scores.rolling),
+            ("rolling_overall_images", "Images that rolling accuracy over all classes is over.", p.scores.recent),
+        ):
+            yield _gauge(name, about, [], {(): overall} if classes else {})
         lag: dict[tuple[str, ...], float] = {(str(partition),): records for partition, records in p.lag.items()}
         yield _gauge("consumer_lag_records", "Records of images that were not read yet.", ["partition"], lag)
         yield _gauge("generation", "Version of the weights that are served.", [], {(): p.generation})
-        yield _counter("settled_images", "Images that were learnt from.", [], {(): p.settled_images})
+        # A gauge: images may be taken back, and go with a partition that is lost before they are published.
+        about = "Images that the model is made of, whoever learnt from them."
+        yield _gauge("model_images", about, [], {(): p.settled_images})
 
 
 def _counter(name: str, about: str, labels: Sequence[str], values: Mapping[tuple[str, ...], float]) -> Metric:
@@ -146,9 +156,10 @@ def _named(scores: Scores) -> list[ClassScore]:
 
 def _merged(name: str, classes: Sequence[ClassScore]) -> ClassScore:
     images = sum(c.images for c in classes)
-    rolling = sum(c.rolling * c.images for c in classes) / images
-    forgetting = sum(c.forgetting * c.images for c in classes) / images
-    return ClassScore(name, images, sum(c.correct for c in classes), rolling, forgetting)
+    recent = sum(c.recent for c in classes)
+    rolling = sum(c.rolling * c.recent for c in classes) / recent
+    forgetting = sum(c.forgetting * c.recent for c in classes) / recent
+    return ClassScore(name, images, sum(c.correct for c in classes), rolling, forgetting, recent)
 
 
 def _confusion(scores: Scores) -> Metric:

@@ -15,7 +15,7 @@ from pipeline.snapshots import Folder
 from pipeline.topics import Topics
 
 UNTOUCHED = (
-    "not touched: the images in the topic, their predictions, the journal, and snapshots that were written before; nor "
+    "the images in the topic, their predictions, the journal, and snapshots that were written before; nor "
     "images that come later"
 )
 
@@ -46,14 +46,15 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
             found, done = group.find(choice), ""
     result = {"id": done, "done": bool(done), "images": len(found.messages), "classes": dict(found.classes)}
     if arguments.json:
-        sys.stdout.write(orjson.dumps(result | {"not_published_yet": found.later}).decode() + "\n")
+        result |= {"not_published_yet": found.later, "not_touched": UNTOUCHED}
+        sys.stdout.write(orjson.dumps(result).decode() + "\n")
         return 0
     print(f"{'taken back' if done else 'would be taken back'}: {len(found.messages):,} images")
     for label, images in found.classes.most_common():
         print(f"  {label}: {images:,}")
     if found.later:
         print(f"{found.later:,} more were learnt, but not published yet: run this again in a while")
-    print(UNTOUCHED)
+    print(f"not touched: {UNTOUCHED}")
     if found.messages and not done:
         print("to do it, say --yes")
     return 0

@@ -12,13 +12,17 @@ NOTHING = ""
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """One class: ``rolling`` is over its last images; ``forgetting`` is the best rolling accuracy less this one."""
+    """One class.
+
+    ``rolling`` is over its last images, ``recent`` many; ``forgetting`` is the best rolling accuracy less this one.
+    """
 
     name: str
     images: int
     correct: int
     rolling: float
     forgetting: float
+    recent: int
 
 
 class _Window:
@@ -82,7 +86,7 @@ class Scores:
         """One entry for each class seen, in the order of appearance."""
         with self._lock:
             return [
-                ClassScore(name, self._images[name], self._correct[name], w.accuracy, w.forgetting)
+                ClassScore(name, self._images[name], self._correct[name], w.accuracy, w.forgetting, len(w.outcomes))
                 for name, w in self._windows.items()
             ]
 
@@ -111,6 +115,12 @@ class Scores:
         """Rolling accuracy over the last images of any class."""
         with self._lock:
             return self._overall.accuracy
+
+    @property
+    def recent(self) -> int:
+        """Images that ``rolling`` is over."""
+        with self._lock:
+            return len(self._overall.outcomes)
 
     def state(self) -> dict[str, Any]:
         """Everything, fit for JSON; ``restored`` makes scores of it."""

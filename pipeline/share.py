@@ -17,7 +17,7 @@ from pipeline.errors import FencedError
 from pipeline.holdings import Holdings, Learnt, Publication, U
 from pipeline.published import Base, Clock, Delta, G, Published, Record
 
-DELTAS_PER_BASE = 32
+DELTAS_PER_BASE = 16
 """A base is due after so many deltas: a newcomer reads no more than those and one base, or two."""
 
 MOST_UNPUBLISHED = 30_000
@@ -46,7 +46,10 @@ class Adder(Protocol[U_contra, H]):
 
 
 class Schedule:
-    """When to publish: after 1, 2, 4, 8 … micro-batches, again so after a new class, and every ``most`` images."""
+    """When to publish: after 1, 2, 3, 5, 8 … micro-batches, again so after a new class, and every ``most`` images.
+
+    Each time half as many again: of what the others have learnt early on, a learner lacks a sixth on average.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -65,7 +68,7 @@ class Schedule:
 
     def published(self) -> None:
         while self._next <= self._batches:
-            self._next *= 2
+            self._next += -(-self._next // 2)
 
 
 class Share(Holdings[U], Generic[U, G]):

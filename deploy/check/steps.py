@@ -19,7 +19,7 @@ from pipeline.topics import Topics
 
 SCENARIO = "demo"
 ALERT = "LearnerDown"
-SETTLED = "marketplace_settled_images_total"
+SETTLED = "marketplace_model_images"
 GRACE_SECONDS = 10.0
 
 PATIENCE = 180.0

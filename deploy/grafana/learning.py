@@ -30,6 +30,7 @@ from deploy.grafana.parts import (
 from pipeline.datasets import DIGITS, FASHION
 
 ACCURACY = "class:marketplace_rolling_accuracy_ratio:avg"
+OVERALL = "avg(job:marketplace_rolling_accuracy_overall_ratio:avg)"
 FORGETTING = "class:marketplace_forgetting_ratio:avg"
 OLD, NEW = '{class=~"$old"}', '{class!~"$old"}'
 
@@ -43,10 +44,8 @@ def learning() -> dashboard.Dashboard:
 
 
 def _numbers() -> list[AnyPanel]:
-    learnt = "sum(marketplace_settled_images_total)"
-    overall = "avg(marketplace_rolling_accuracy_overall_ratio)"
     shown = (
-        ("Right, all classes", "Share of the last images of any class that were predicted right.", overall, GREEN),
+        ("Right, all classes", "Share of the last images of any class that were predicted right.", OVERALL, GREEN),
         ("Right, old classes", "Mean rolling accuracy of the old classes.", f"avg({ACCURACY}{OLD})", BLUE),
         ("Right, new classes", "Mean rolling accuracy of all other classes.", f"avg({ACCURACY}{NEW})", ORANGE),
         ("Most forgotten", "What the class that lost most is below its best.", f"max({FORGETTING})", RED),
@@ -57,7 +56,7 @@ def _numbers() -> list[AnyPanel]:
     ]
     known = ("Classes seen", "Classes that had a labelled image so far.", Short, GridPos(4, 4, 16, 0), PINK)
     images = ("Images learnt", "Images that the model was made of so far.", Short, GridPos(4, 4, 20, 0), GREEN)
-    return [*ratios, number(*known, f"count({ACCURACY})"), number(*images, learnt)]
+    return [*ratios, number(*known, f"count({ACCURACY})"), number(*images, "max(marketplace_model_images)")]
 
 
 def _curves() -> list[AnyPanel]:
@@ -81,7 +80,7 @@ def _details() -> list[AnyPanel]:
         GridPos(10, 12, 12, 14),
         query(f"avg({ACCURACY}{OLD})", "old"),
         query(f"avg({ACCURACY}{NEW})", "new"),
-        query("avg(marketplace_rolling_accuracy_overall_ratio)", "all images"),
+        query(OVERALL, "all images"),
     )
     lost = many_lines(
         "Forgetting",

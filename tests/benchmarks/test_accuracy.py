@@ -96,7 +96,7 @@ def test_accuracy_of_a_group_is_over_its_images_and_none_without_any() -> None:
 
 
 def test_forgetting_of_a_group_is_the_mean_of_its_classes() -> None:
-    result = forgetting([ClassScore("0", 9, 9, 0.5, 0.25), ClassScore("7", 1, 1, 1.0, 0.0)])
+    result = forgetting([ClassScore("0", 9, 9, 0.5, 0.25, 4), ClassScore("7", 1, 1, 1.0, 0.0, 1)])
     assert (result["digits"], result["fashion"], result["overall"]) == (0.125, None, 0.125)
     assert result["classes"] == {**dict.fromkeys(CLASSES), "0": 0.25, "7": 0.0}
 

@@ -407,7 +407,7 @@ def test_metrics_and_health_over_http(place: Place) -> None:
         assert samples[f"marketplace_correct_total{name}"] == score["correct"]
         assert samples[f"marketplace_rolling_accuracy_ratio{name}"] == pytest.approx(score["rolling"])
         assert f"marketplace_forgetting_ratio{name}" in samples
-    assert samples["marketplace_settled_images_total"] == 640
+    assert samples["marketplace_model_images"] == samples["marketplace_settled_images_total"] == 640
     assert samples["marketplace_at_work"] == 1
     assert samples["marketplace_consumer_lag_records0"] == 0
     assert samples["marketplace_generation"] > 0

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,14 +40,14 @@ def await_value(url: str, expr: str, value: float) -> None:
     raise TimeoutError(f"{expr} is not {value} after {PATIENCE:g} s, but {lines}")
 
 
-def config(ports: dict[str, int], interval: str) -> dict[str, Any]:
+def config(ports: Mapping[str, Sequence[int]], interval: str) -> dict[str, Any]:
     """The shipped configuration, its targets on this machine, and scraped more often."""
     shipped: dict[str, Any] = yaml.safe_load((SHIPPED / "prometheus.yml").read_text())
     shipped["global"] = dict.fromkeys(("scrape_interval", "scrape_timeout", "evaluation_interval"), interval)
     shipped["rule_files"] = [str(SHIPPED / name) for name in shipped["rule_files"]]
     for job in shipped["scrape_configs"]:
         job.pop("dns_sd_configs", None)
-        job["static_configs"] = [{"targets": [f"127.0.0.1:{ports[job['job_name']]}"]}]
+        job["static_configs"] = [{"targets": [f"127.0.0.1:{port}" for port in ports.get(job["job_name"], ())]}]
     return shipped
 
 
@@ -61,7 +61,7 @@ def running(
     """
     ports = {job: free_port() for job in ("learner", "producer", "prometheus")}
     file = folder / "prometheus.yml"
-    file.write_text(yaml.safe_dump(config(ports, interval)))
+    file.write_text(yaml.safe_dump(config({job: [port] for job, port in ports.items()}, interval)))
     common = ("--broker", f"sqlite:///{folder}/stream.db")
     with ExitStack() as stack:
         prometheus = stack.enter_context(closing(Prometheus(programs, file, ports["prometheus"])))

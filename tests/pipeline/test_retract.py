@@ -117,6 +117,7 @@ def test_it_says_what_it_does_not_touch(place: Place, capsys: Capture) -> None:
     assert out.startswith("would be taken back: 1 images\n")
     assert "not touched: the images in the topic, their predictions" in out
     assert "to do it, say --yes" in out
+    assert "predictions" in history(place, capsys, "retract", "--id", "0/00003")["not_touched"]
 
 
 @pytest.mark.parametrize(

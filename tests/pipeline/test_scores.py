@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.scores import NOTHING, ClassScore, Scores
@@ -33,11 +33,13 @@ def by_hand(outcomes: Sequence[Outcome], name: str, window: int) -> ClassScore:
     last = right[-window:]
     full = [sum(right[end - window : end]) / window for end in range(window, len(right) + 1)]
     rolling = sum(last) / len(last)
-    return ClassScore(name, len(right), sum(right), rolling, max(full) - rolling if full else 0.0)
+    forgetting = max(full) - rolling if full else 0.0
+    return ClassScore(name, len(right), sum(right), rolling, forgetting, len(last))
 
 
 def rounded(score: ClassScore) -> tuple[object, ...]:
-    return score.name, score.images, score.correct, round(score.rolling, 12), round(score.forgetting, 12)
+    ratios = round(score.rolling, 12), round(score.forgetting, 12)
+    return score.name, score.images, score.correct, ratios, score.recent
 
 
 def visible(scores: Scores) -> tuple[object, ...]:
@@ -45,6 +47,7 @@ def visible(scores: Scores) -> tuple[object, ...]:
     return scores.classes(), scores.confusion(), scores.images, scores.correct, scores.rolling
 
 
+@settings(deadline=None)
 @given(OUTCOMES, WINDOWS)
 def test_each_class_is_scored_over_its_own_last_images(outcomes: list[Outcome], window: int) -> None:
     scores = scores_of(outcomes, window)
@@ -53,6 +56,7 @@ def test_each_class_is_scored_over_its_own_last_images(outcomes: list[Outcome], 
     assert [rounded(score) for score in scores.classes()] == expected
 
 
+@settings(deadline=None)
 @given(OUTCOMES, WINDOWS)
 def test_all_classes_together_are_scored_over_the_last_images_of_any(outcomes: list[Outcome], window: int) -> None:
     scores = scores_of(outcomes, window)
@@ -61,6 +65,7 @@ def test_all_classes_together_are_scored_over_the_last_images_of_any(outcomes: l
     assert scores.rolling == (sum(right[-window:]) / len(right[-window:]) if right else 0.0)
 
 
+@settings(deadline=None)
 @given(OUTCOMES)
 def test_confusion_counts_every_image_once(outcomes: list[Outcome]) -> None:
     confusion = scores_of(outcomes, 5).confusion()
@@ -71,7 +76,7 @@ def test_confusion_counts_every_image_once(outcomes: list[Outcome]) -> None:
 
 def test_nothing_predicted_counts_as_wrong() -> None:
     scores = scores_of([("a", None), ("a", "a")], 5)
-    assert scores.classes() == [ClassScore("a", 2, 1, 0.5, 0.0)]
+    assert scores.classes() == [ClassScore("a", 2, 1, 0.5, 0.0, 2)]
     assert scores.confusion() == {("a", NOTHING): 1, ("a", "a"): 1}
 
 
@@ -88,6 +93,7 @@ def test_forgetting_is_the_best_less_the_present_and_goes_when_it_is_learnt_agai
     assert scores_of([*right, *wrong, *right], 4).classes()[0].forgetting == 0.0
 
 
+@settings(deadline=None)
 @given(OUTCOMES, OUTCOMES, WINDOWS)
 def test_a_restart_in_the_middle_changes_nothing(before: list[Outcome], after: list[Outcome], window: int) -> None:
     whole = scores_of([*before, *after], window)
@@ -97,6 +103,7 @@ def test_a_restart_in_the_middle_changes_nothing(before: list[Outcome], after: l
     assert again.state() == whole.state()
 
 
+@settings(deadline=None)
 @given(OUTCOMES, OUTCOMES, WINDOWS, WINDOWS)
 def test_a_restart_with_a_smaller_window_looks_at_the_newest_images(
     before: list[Outcome], after: list[Outcome], window: int, less: int
@@ -113,9 +120,9 @@ def test_a_restart_with_a_smaller_window_looks_at_the_newest_images(
 
 def test_a_restart_with_a_larger_window_goes_on_with_the_images_it_knows() -> None:
     again = through_json(scores_of([("a", "b")] * 10 + [("a", "a")] * 3, 3), 6)
-    assert again.classes() == [ClassScore("a", 13, 3, 1.0, 0.0)]
+    assert again.classes() == [ClassScore("a", 13, 3, 1.0, 0.0, 3)]
     again.add([("a", "b")] * 3)
-    assert again.classes() == [ClassScore("a", 16, 3, 0.5, 0.0)]
+    assert again.classes() == [ClassScore("a", 16, 3, 0.5, 0.0, 6)]
     again.add([("a", "b")])
     assert again.classes()[0].forgetting == pytest.approx(1 / 6)
 

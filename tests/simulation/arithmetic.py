@@ -87,7 +87,7 @@ class Counted:
 
 class _CountedReader:
     def __init__(self) -> None:
-        self._pieces = Pieces[Record[int]]()
+        self._pieces: Pieces[Record[int]] = Pieces()
 
     def read(self, offset: int, content: tuple[Record[int], int, int]) -> tuple[Record[int], int] | None:
         record, piece, pieces = content

@@ -59,6 +59,8 @@ class Kafka:
     @property
     def stable_end(self) -> int:
         """The last stable offset of ``sums``."""
+        if not self.unfinished:
+            return self.end
         starts = [t.first for t in self.unfinished if t.first is not None and (t.outcome is None or SUMS in t.untold)]
         return min(starts, default=self.end)
 

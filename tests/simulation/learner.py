@@ -164,7 +164,10 @@ class Learner:
 
     def _micro_batch(self, epoch: int) -> Iterator[None]:
         assert self.share
-        some = {p: self.images.span(p, at)[: self.choose(3)] for p, at in self.share.positions.items()}
+        some = {
+            p: self.images.span(p, at)[: None if self.at_rest else self.choose(3)]
+            for p, at in self.share.positions.items()
+        }
         parts = {p: learnt(self.arithmetic, images) for p, images in some.items() if images}
         ends = {p: part.stop for p, part in parts.items()}
         publication = self.share.begin(ends, at_rest=self.at_rest or (not parts and self.choose(4) == 0))

@@ -1,0 +1,1 @@
+"""What more learners bring, and what they cost: measured on this machine, and by simulation beyond it."""

@@ -1,0 +1,146 @@
+"""What the parts of a learner's work cost on this machine: the numbers that the simulation is fed with."""
+
+import statistics
+import time
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass
+
+from benchmarks.scale.late import times
+from pipeline.broker import Broker, Partition, Topic, connect
+from pipeline.clearing import Clearing
+from pipeline.identity import Identity
+from pipeline.ledger import Ledger
+from pipeline.plan import Plan
+from pipeline.published import Base, Delta, Published, Record
+from pipeline.records import encode as encode_image
+from pipeline.settings import Settings
+from pipeline.sums import Sums
+from pipeline.sums_records import Reader, Run, encode
+from pipeline.topics import Topics
+from pipeline.trunk import Filters, make
+
+TIMES = 5
+BATCH = 256
+SQUARED = 4 * BATCH
+PREDICTION_BYTES = 400
+"""Of a prediction with its five best scores, as ``benchmarks.kafka`` has it."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds are those of a clock on the wall unless they are called processor seconds.
+
+    Parameters
+    ----------
+    quote, settle
+        Processor seconds per image: predicting it; settling it and adding it to the sums.
+    clear
+        Processor seconds of a clearing.
+    publish
+        Seconds to take a delta out of the sums, encode it and commit it.
+    read
+        Seconds to read, decode and add somebody else's delta.
+    read_base
+        Seconds to read and decode a base, which every learner does.
+    delta_bytes, base_bytes, image_bytes, prediction_bytes
+        Of one record each, as they are handed to the client, which compresses all but the first two once more.
+    width
+        D, the number of products.
+    """
+
+    quote: float
+    settle: float
+    clear: float
+    publish: float
+    read: float
+    read_base: float
+    delta_bytes: int
+    base_bytes: int
+    image_bytes: int
+    width: int
+    prediction_bytes: int = PREDICTION_BYTES
+
+
+def measure(url: str, stream: Plan, delta: Sums, settings: Settings) -> Costs:
+    """``delta`` are the sums of ``settings.publish_images`` images."""
+    quote, settle, clear = _learning(stream, delta, settings)
+    run = Run("costs", "costs", Identity.of(Filters(settings.seed, settings.filters), "squared"), "", delta.width)
+    sums = Topics("costs.").sums("costs")
+    patient = settings.model_copy(update={"session_timeout": 60.0})
+    with closing(connect(url, patient)) as broker:
+        broker.ensure_topics([Topic(sums.topic, 1)])
+        publish, read, read_base, sizes = _publishing(broker, sums, run, delta)
+    image = encode_image(stream.record(0), "images")
+    image_bytes = len(image.value) + sum(len(name) + len(value) for name, value in image.headers)
+    return Costs(quote, settle, clear, publish, read, read_base, *sizes, image_bytes, delta.width)
+
+
+def _learning(stream: Plan, sums: Sums, settings: Settings) -> tuple[float, float, float]:
+    learner = Clearing(make(Filters(settings.seed, settings.filters), "blas"), sums)
+    clear = _processor_seconds(learner.clear)
+    quotes, settles = [], []
+    for start in range(0, TIMES * SQUARED, SQUARED):
+        quoted, settled = _micro_batches(learner, stream, start)
+        quotes.append(quoted)
+        settles.append(settled)
+    return statistics.median(quotes) / SQUARED, statistics.median(settles) / SQUARED, clear
+
+
+def _micro_batches(learner: Clearing, stream: Plan, start: int) -> tuple[float, float]:
+    """Processor seconds to quote and to settle as many images as are squared at once."""
+    quoted = settled = 0.0
+    for first in range(start, start + SQUARED, BATCH):
+        images, labels = stream.images(first, first + BATCH), stream.labels[first : first + BATCH]
+        begun = time.process_time()
+        quotes = learner.quote(images)
+        quoted += time.process_time() - begun
+        begun = time.process_time()
+        learner.add(learner.settle(quotes, labels))
+        settled += time.process_time() - begun
+    return quoted, settled
+
+
+def _processor_seconds(work: Callable[[], object]) -> float:
+    begun = time.process_time()
+    work()
+    return time.process_time() - begun
+
+
+def _publishing(broker: Broker, sums: Partition, run: Run, delta: Sums) -> tuple[float, float, float, tuple[int, int]]:
+    """Seconds to publish a delta, to read one and to read a base, and the bytes of both."""
+    ledger, reached = Ledger(Sums.zero(run.width)), Published(Sums.zero(run.width))
+    old = Base("base", Published(times(delta, 500)))
+    ledger.add_sums(delta)
+    publishes, reads, bases = [], [], []
+    with closing(broker.producer("costs")) as producer, closing(broker.tail(sums, 0)) as tail:
+        reader = Reader(run)
+
+        def read() -> float:
+            """Seconds to take in what was published."""
+            nonlocal reached
+            end, begun = broker.end(sums), time.perf_counter()
+            while tail.position < end:
+                for message in tail.poll(0.1):
+                    found = reader.read(message)
+                    if found and isinstance(found[0], Delta):
+                        ledger.add_sums(found[0].sums)  # and there is one more to publish
+                        reached = reached.plus(found[0])
+            return time.perf_counter() - begun
+
+        def publish(make: Callable[[], Record[Sums]]) -> tuple[float, int]:
+            """Seconds and bytes."""
+            begun = time.perf_counter()
+            pieces = encode(sums.topic, run, make())
+            with producer.transaction() as transaction:
+                transaction.produce(pieces)
+            return time.perf_counter() - begun, sum(len(piece.value) for piece in pieces)
+
+        for number in range(TIMES):
+            spans = {0: (number, number + 1)}
+            seconds, delta_bytes = publish(lambda n=number, s=spans: Delta(str(n), s, ledger.total() - reached.sums))  # type: ignore[misc]
+            publishes.append(seconds)
+            reads.append(read())
+            _, base_bytes = publish(lambda: old)
+            bases.append(read())
+    return statistics.median(publishes), statistics.median(reads), statistics.median(bases), (delta_bytes, base_bytes)
