@@ -76,12 +76,13 @@ class Job:
         update, ends = self.update, self.ends
         if len(ends) == 1:
             return {number: Learnt(end, update, len(update.labels)) for number, end in ends.items()}
-        where = np.array([m.partition for m in self._learnt_from()], np.int64)
+        where = np.array([m.partition for m in self.learnt_from()], np.int64)
         return {
             number: Learnt(end, _only(update, where == number), sum(where == number)) for number, end in ends.items()
         }
 
-    def _learnt_from(self) -> list[Message]:
+    def learnt_from(self) -> list[Message]:
+        """The messages whose images are learnt from."""
         if not self.learnt:
             return []
         unsound = set(self.update.unsound)

@@ -336,7 +336,7 @@ class Worker:
         self._predicted |= job.ends
         self.records += len(job.reading.messages)
         self.dead_letters += len(job.dead)
-        self._metrics.settled_images.inc(len(job.update.labels))
+        self._metrics.settled_images.inc(len(job.learnt_from()))
         for _, error in job.dead:
             self._metrics.dead_letters.labels(error.reason).inc()
 

@@ -6,8 +6,9 @@ Where none can be run, those tests are left out, and the last line of the run sa
 import os
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from fcntl import LOCK_EX, LOCK_NB, LOCK_SH, flock
+from contextlib import ExitStack, closing
+from fcntl import LOCK_EX, LOCK_SH, flock
+from pathlib import Path
 
 import orjson
 import pytest
@@ -18,27 +19,35 @@ from tests.kafka.server import Address, KafkaUnavailableError, Server
 
 _LEFT_OUT = "left out: "
 
-_shared: list[Server] = []  # kept as long as this process lives: others may need it for longer than its tests do
+_at_the_end = ExitStack()
 
 
 @pytest.fixture(scope="session")
 def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
-    """One broker for all processes of the run: the first that wants it starts it, the last that has it stops it."""
+    """One broker for all processes of the run: who comes first starts it, and stops it when all are done with it."""
     folder = tmp_path_factory.getbasetemp()
     folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder  # the same for all of them
-    address, lock = folder / "kafka.json", FileLock(folder / "kafka.lock")
+    address = folder / "kafka.json"
     with (folder / "kafka.users").open("w") as users:
-        with lock:
+        with FileLock(folder / "kafka.lock"):
             if not address.exists():
-                _shared.append(_started())
-                address.write_bytes(orjson.dumps(_shared[0].address))
+                server = _at_the_end.enter_context(closing(_started()))
+                _at_the_end.callback(_await_others, folder)
+                address.write_bytes(orjson.dumps(server.address))
             flock(users, LOCK_SH)
-        found = Address(**orjson.loads(address.read_bytes()))
-        yield found
-        with lock, suppress(BlockingIOError):
-            flock(users, LOCK_EX | LOCK_NB)
-            address.unlink()
-            found.kill()
+        yield Address(**orjson.loads(address.read_bytes()))
+
+
+def _await_others(folder: Path) -> None:
+    """Whoever comes meanwhile starts another one."""
+    with FileLock(folder / "kafka.lock"), (folder / "kafka.users").open() as users:
+        (folder / "kafka.json").unlink()
+        flock(users, LOCK_EX)
+
+
+def pytest_unconfigure() -> None:
+    """Not in a fixture: there it would count as a test's time."""
+    _at_the_end.close()
 
 
 @pytest.fixture(scope="session")

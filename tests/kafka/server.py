@@ -9,9 +9,7 @@ import argparse
 import base64
 import contextlib
 import logging
-import os
 import shutil
-import signal
 import socket
 import subprocess
 import tempfile
@@ -158,18 +156,11 @@ def _free_ports(count: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a broker is, for other processes: without a login, with one, its port; its process and folder."""
+    """Where a broker is: without a login, with one, and at which port."""
 
     url: str
     login_url: str
     port: int
-    process: int
-    folder: str
-
-    def kill(self) -> None:
-        """Stop it for good, also if another process started it."""
-        os.kill(self.process, signal.SIGKILL)
-        shutil.rmtree(self.folder, ignore_errors=True)
 
 
 class Server:
@@ -218,9 +209,8 @@ class Server:
 
     @property
     def address(self) -> Address:
-        """What others need to know of a broker that runs."""
-        assert self._process is not None
-        return Address(self.url, self.login_url, self.port, self._process.pid, str(self._folder))
+        """What other processes need to know of it."""
+        return Address(self.url, self.login_url, self.port)
 
     @property
     def running(self) -> bool:
