@@ -1,13 +1,15 @@
 """Sums that grow in place, a micro-batch at a time, for the price of one symmetric matrix product."""
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from functools import partial
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.parallel import each
+from pipeline.parallel import begin, each
 from pipeline.sums import Integers, Sums
 from pipeline.trunk.filters import EXACT
 
@@ -24,6 +26,9 @@ class Ledger:
     zᵀz is computed in float32, by one matrix product for up to 1024 images: of z − 128, so that it is exact. With
     s = Σ z over n images, Σ z zᵀ is Σ (z − 128)(z − 128)ᵀ + 128 (s_i + s_j) − 128² n; the second part is the sum of
     one number for the row and one for the column, and is put in only when A is read.
+
+    The product is cut into tiles, which are computed behind the caller's back while the next 1024 images are added: so
+    no core is idle while Python does the rest.
 
     Parameters
     ----------
@@ -43,6 +48,8 @@ class Ledger:
         self._offsets = np.zeros(self.width, np.int64)  # A is _A[i, j] + _offsets[i] + _offsets[j]
         self._pending: list[NDArray[np.uint8]] = []
         self._sign = 1  # of everything pending
+        self._waiting: deque[Callable[[], None]] = deque()  # tiles of the square that is being computed
+        self._begun: list[Future[None]] = []
 
     @property
     def images(self) -> int:
@@ -76,9 +83,11 @@ class Ledger:
         self._pending.append(products)
         if sum(map(len, self._pending)) >= EXACT_IMAGES:
             self._square()
+        self._begin(-(-len(self._tiles) * len(products) // EXACT_IMAGES))
 
     def add_sums(self, sums: Sums, sign: int = 1) -> None:
         """Add sums of the same width, or take them away."""
+        self._finish()
         self._name(list(sums.counts))
         for name, count in sums.counts.items():
             place = self.classes.index(name)
@@ -97,15 +106,28 @@ class Ledger:
                 self._T.append(np.zeros(self.width, np.int64))
 
     def _square(self) -> None:
-        """Add zᵀz of everything pending to A, or take it away."""
+        """Let zᵀz of everything pending be added to A, or taken away."""
         if not self._pending:
             return
         pending = np.concatenate(self._pending)
         self._pending = []
         for start in range(0, len(pending), EXACT_IMAGES):
+            self._finish()
             z = (pending[start : start + EXACT_IMAGES] ^ np.uint8(128)).view(np.int8).astype(np.float32)  # z − 128
             self._offsets += self._sign * (128 * z.sum(axis=0).astype(np.int64) + 128**2 // 2 * len(z))
-            each(partial(self._add_tile, z, z if self._sign > 0 else -z), self._tiles)
+            signed = z if self._sign > 0 else -z
+            self._waiting.extend(partial(self._add_tile, z, signed, tile) for tile in self._tiles)
+
+    def _begin(self, most: int) -> None:
+        """Begin to compute tiles that wait."""
+        self._begun += [begin(self._waiting.popleft()) for _ in range(min(most, len(self._waiting)))]
+
+    def _finish(self) -> None:
+        """Wait until no tile is left."""
+        self._begin(len(self._waiting))
+        for tile in self._begun:
+            tile.result()
+        self._begun.clear()
 
     def _add_tile(self, z: NDArray[np.float32], signed: NDArray[np.float32], tile: tuple[slice, slice]) -> None:
         rows, columns = tile
@@ -114,6 +136,7 @@ class Ledger:
     def total(self) -> Sums:
         """The sums as a value of their own."""
         self._square()
+        self._finish()
         rows = [self._A[i, i:] + self._offsets[i:] + self._offsets[i] for i in range(self.width)]
         return Sums(
             np.concatenate(rows),
@@ -124,6 +147,7 @@ class Ledger:
     def equations(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """A, of which only the upper triangle counts, and T: ``float64[D, D]``, ``float64[D, C]``, copies."""
         self._square()
+        self._finish()
         A = np.empty_like(self._A, np.float64)
         each(partial(self._read_tile, A), self._tiles)
         return A, np.array(self._T, np.float64).reshape(-1, self.width).T

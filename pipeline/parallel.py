@@ -7,7 +7,7 @@ made learning from a micro-batch twice as slow. So importing this module limits 
 
 import os
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import TypeVar
 
@@ -28,6 +28,11 @@ def each(work: Callable[[T], object], items: Iterable[T]) -> None:
     """Do ``work`` on every item, on all cores. Raises what it raises."""
     for _ in _pool.map(work, items):
         pass
+
+
+def begin(work: Callable[[], T]) -> Future[T]:
+    """Do ``work`` on some core, after what was begun before, and go on meanwhile."""
+    return _pool.submit(work)
 
 
 def blas_on_all_cores() -> AbstractContextManager[object]:
