@@ -109,7 +109,8 @@ def test_a_step_of_the_training_form_is_the_reference_s(
     terms = Terms(vendors=v, last="parameters", lr=0.05, seed=seed, upstream_sampling=sampling)
     begun, model = base(shape, seed), Model(base(shape, seed), terms)
     pixels, labels = images(3, shape.side, seed)
-    model.apply(Tree(BlasNetwork(shape), terms, cross_entropy).settle(model, pixels, labels))
+    tree = Tree(BlasNetwork(shape), terms, cross_entropy)
+    model.apply(tree.settle(model, tree.still(model, pixels), labels))
     paths: list[list[int]] = [[]]
     for spec in range(3):
         sample = sampling if sampling and v[spec] > 1 else len(paths)
