@@ -4,6 +4,7 @@ python -m benchmarks.accuracy --scenario mixed --learner clearing --seed 0
 """
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,6 +36,8 @@ WITH_DRESSES = ("dress", "published", "published-stream")
 
 PREDICT_ONLY = 100
 """Micro-batches that are predicted once more at the end, with learning switched off."""
+
+log = logging.getLogger(__name__)
 
 GROUPS = {"digits": DIGITS, "fashion": FASHION, "overall": CLASSES}
 
@@ -154,14 +157,15 @@ class DressWatch:
         self._run, self._held_out = run, held_out
         first = next((s.start for s in run.stream.phases if DRESS in s.phase.classes), None)
         self._first = None if first is None else first // BATCH
-        self.dress: dict[str, float | None] = {}
-        self.digits: dict[str, float | None] = {}
+        self.dress: dict[str, float] = {}
+        self.digits: dict[str, float] = {}
         self.base = self._seen()
 
     def look(self, number: int) -> None:
         """Micro-batch ``number`` was done."""
         if self._first is not None and (after := number + 1 - self._first) in DRESS_AFTER:
-            self.dress[str(after)], self.digits[str(after)] = self._seen()
+            self.dress[str(after)], self.digits[str(after)] = seen = self._seen()
+            log.info("%d micro-batches after the first dress: dresses %.4f, digits %.4f", after, *seen)
 
     def summary(self) -> dict[str, Any]:
         """All of it, and the digits' worst; nothing if there was no dress."""
@@ -172,10 +176,10 @@ class DressWatch:
             "base_digits": self.base[1],
             "held_out_dress_after": self.dress,
             "held_out_digits_after": self.digits,
-            "least_digits": min(ratio for ratio in self.digits.values() if ratio is not None),
+            "least_digits": min(self.digits.values()),
         }
 
-    def _seen(self) -> tuple[float | None, float | None]:
+    def _seen(self) -> tuple[float, float]:
         seen = self._held_out.outcomes(self._run.learner, [*DIGITS, DRESS]).summary()
         return seen["classes"][DRESS], seen["digits"]
 
@@ -275,8 +279,9 @@ def dresses(result: Mapping[str, Any]) -> Iterator[str]:
     for after, ratio in result["held_out_dress_after"].items():
         digits = result["held_out_digits_after"][after]
         yield f"{after:>4} micro-batches after the first dress: dresses {ratio:.4f}, digits {digits:.4f}"
-    least = result["least_digits"]
-    yield f"the digits' worst: {least:.4f}, {100 * (least - base):+.2f} points from before the stream"
+    if base:
+        least = result["least_digits"]
+        yield f"the digits' worst: {least:.4f}, {100 * (least - base):+.2f} points from before the stream"
 
 
 def main() -> int:
