@@ -4,9 +4,10 @@ python -m benchmarks.accuracy --scenario mixed --learner clearing --seed 0
 """
 
 import argparse
+import logging
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,7 +28,7 @@ from pipeline.settings import Settings
 BATCH = 256
 LAST = 50
 DRESS = "Dress"
-DRESS_AFTER = (0, 1, 2, 3, 5, 10, 25, 50, 100, 240, 1000, 3250)
+DRESS_AFTER = (0, 1, 2, 3, 5, 10, 25, 50, 100, 240, 500, 1000, 2000, 3250)
 """Micro-batches since the first dress after which test dresses are looked at."""
 
 WITH_DRESSES = ("dress", "published", "published-stream")
@@ -35,6 +36,8 @@ WITH_DRESSES = ("dress", "published", "published-stream")
 
 PREDICT_ONLY = 100
 """Micro-batches that are predicted once more at the end, with learning switched off."""
+
+log = logging.getLogger(__name__)
 
 GROUPS = {"digits": DIGITS, "fashion": FASHION, "overall": CLASSES}
 
@@ -145,22 +148,40 @@ class Run:
 
 
 class DressWatch:
-    """Held-out accuracy on the dresses, and on the digits beside them, at set places after the first dress."""
+    """Held-out accuracy on the dresses, and on the digits beside them, at set places after the first dress.
+
+    ``base`` is what the learner knew of them before the stream: dresses, digits.
+    """
 
     def __init__(self, run: Run, held_out: HeldOut) -> None:
         self._run, self._held_out = run, held_out
         first = next((s.start for s in run.stream.phases if DRESS in s.phase.classes), None)
         self._first = None if first is None else first // BATCH
-        self.dress: dict[str, float | None] = {}
-        self.digits: dict[str, float | None] = {}
+        self.dress: dict[str, float] = {}
+        self.digits: dict[str, float] = {}
+        self.base = self._seen()
 
     def look(self, number: int) -> None:
         """Micro-batch ``number`` was done."""
-        if self._first is None or (after := number + 1 - self._first) not in DRESS_AFTER:
-            return
+        if self._first is not None and (after := number + 1 - self._first) in DRESS_AFTER:
+            self.dress[str(after)], self.digits[str(after)] = seen = self._seen()
+            log.info("%d micro-batches after the first dress: dresses %.4f, digits %.4f", after, *seen)
+
+    def summary(self) -> dict[str, Any]:
+        """All of it, and the digits' worst; nothing if there was no dress."""
+        if not self.dress:
+            return {}
+        return {
+            "base_dress": self.base[0],
+            "base_digits": self.base[1],
+            "held_out_dress_after": self.dress,
+            "held_out_digits_after": self.digits,
+            "least_digits": min(self.digits.values()),
+        }
+
+    def _seen(self) -> tuple[float, float]:
         seen = self._held_out.outcomes(self._run.learner, [*DIGITS, DRESS]).summary()
-        self.dress[str(after)] = seen["classes"][DRESS]
-        self.digits[str(after)] = seen["digits"]
+        return seen["classes"][DRESS], seen["digits"]
 
 
 class PhaseWatch:
@@ -195,17 +216,18 @@ def measure(name: str, learner_name: str, seed: int, images: int | None, setting
     stream = plan(drawn, load_splits(drawn, settings))
     run = Run(make(learner_name, settings), stream, settings.window)
     held_out = HeldOut(settings, drawn.labels)
-    watch, phases = DressWatch(run, held_out), PhaseWatch(run, held_out)
+    phases = PhaseWatch(run, held_out)
+    watch = DressWatch(run, held_out) if drawn.name in WITH_DRESSES else None
 
     def after(number: int) -> None:
         phases.look(number)
-        if drawn.name in WITH_DRESSES:
+        if watch:
             watch.look(number)
 
     run.through(after)
     only, only_processor = run.predict_only()
     known = held_out.outcomes(run.learner).summary()
-    result = {
+    return {
         "scenario": drawn.name,
         "learner": learner_name,
         "seed": seed,
@@ -221,10 +243,8 @@ def measure(name: str, learner_name: str, seed: int, images: int | None, setting
         "held_out": known,
         "forgetting": forgetting(run.scores.classes()),
         "held_out_forgetting": phases.forgotten(known),
+        **(watch.summary() if watch else {}),
     }
-    if watch.dress:
-        result |= {"held_out_dress_after": watch.dress, "held_out_digits_after": watch.digits}
-    return result
 
 
 def parse() -> argparse.Namespace:
@@ -250,6 +270,20 @@ def table(result: Mapping[str, Any]) -> Table:
     return page
 
 
+def dresses(result: Mapping[str, Any]) -> Iterator[str]:
+    """How the dresses came up, and what the digits lost by it, for a person; nothing without dresses."""
+    if "held_out_dress_after" not in result:
+        return
+    base = result["base_digits"]
+    yield f"before the stream: dresses {result['base_dress']:.4f}, digits {base:.4f}"
+    for after, ratio in result["held_out_dress_after"].items():
+        digits = result["held_out_digits_after"][after]
+        yield f"{after:>4} micro-batches after the first dress: dresses {ratio:.4f}, digits {digits:.4f}"
+    if base:
+        least = result["least_digits"]
+        yield f"the digits' worst: {least:.4f}, {100 * (least - base):+.2f} points from before the stream"
+
+
 def main() -> int:
     arguments = parse()
     result = measure(arguments.scenario, arguments.name, arguments.seed, arguments.images, cli.settings_of(arguments))
@@ -258,9 +292,8 @@ def main() -> int:
         return 0
     console = Console()
     console.print(table(result))
-    for after, ratio in result.get("held_out_dress_after", {}).items():
-        digits = result["held_out_digits_after"][after]
-        console.print(f"{after:>4} micro-batches after the first dress: dresses {ratio:.4f}, digits {digits:.4f}")
+    for line in dresses(result):
+        console.print(line, highlight=False)
     console.print(
         f"{result['scenario']}, seed {result['seed']}: {result['images']:,} images, "
         f"{result['images_per_second']:,.0f} a second "

@@ -161,7 +161,7 @@ def frame(story: Story, images: NDArray[np.uint8], now: int, start: int, stop: i
     page.paste(left, (0, 0))
     page.paste(right, (left.width + 8, 0))
     draw = ImageDraw.Draw(page)
-    draw.text((page.width - 14, 10), _source(story.moments[now]), fill=(90, 90, 90), anchor="ra")
+    draw.text((page.width - 14, HEIGHT - 60), _source(story.moments[now]), fill=(90, 90, 90), anchor="rb")
     return page
 
 

@@ -30,14 +30,16 @@ from pipeline.errors import SettingsError
 from pipeline.market import cross_entropy
 from pipeline.paths import make, vendors
 from pipeline.paths.base import Base
-from pipeline.paths.learner import leaders
 from pipeline.paths.model import Model
-from pipeline.paths.network import Network, Shape
+from pipeline.paths.network import Floats, Network, Shape
 from pipeline.paths.terms import STREAM, Terms
 from pipeline.paths.tree import Tree
 
 TOGETHER = 1000
-"""Test images that are looked at together."""
+"""Images that go through the specs together."""
+
+TRAIN, TEST = 0, 1
+"""The splits."""
 
 log = logging.getLogger(__name__)
 
@@ -73,17 +75,6 @@ def order(images: int, seed: int, start: int, stop: int) -> NDArray[np.int64]:
     return result
 
 
-def accuracy(base: Base, computes: Network, test: Split) -> float:
-    """Share of the test images that the leaders get right."""
-    learner = leaders(base.fresh(), computes)
-    right = 0
-    for start in range(0, len(test.images), TOGETHER):
-        predictions = learner.quote(test.images[start : start + TOGETHER]).predictions()
-        truth = test.labels[start : start + TOGETHER]
-        right += sum(p == DIGITS[label] for p, label in zip(predictions, truth, strict=True))
-    return right / len(test.images)
-
-
 class Training:
     """Trains a base, and keeps it on disk.
 
@@ -91,32 +82,54 @@ class Training:
     """
 
     def __init__(self, out: Path, computes: Network, terms: Terms, batch: int, splits: tuple[Split, Split]) -> None:
-        self._out, self._network, self._batch = out, computes, batch
-        self._train, self._test = splits
+        self._out, self._batch = out, batch
+        self._splits = splits
         self._tree = Tree(computes, terms, cross_entropy)
         self.course = Course.of(out.with_suffix(".json"), terms, batch)
         base = Base.read(out) if self.course.points else Base.untrained(computes.shape, terms.seed)
         self.model = Model(base, terms)
+        self._still: list[Floats] = []
 
     def until(self, steps: int, look: int) -> None:
         """Train up to so many steps from the beginning, and write everything every ``look`` of them."""
         begun = time.monotonic()
+        if self._tree.first == 2 and not self._still:
+            self._still = [self._made(split) for split in self._splits]
         while self.model.generation < steps:
             self._step()
             if self.model.generation % look == 0 or self.model.generation == steps:
                 self._look(time.monotonic() - begun)
                 begun = time.monotonic()
 
+    def _made(self, split: Split) -> Floats:
+        """The products of all images: made once, where the specs that make them never move."""
+        parts = np.array_split(split.images, -(-len(split.images) // TOGETHER))
+        return np.concatenate([self._tree.still(self.model, part) for part in parts])
+
+    def _offered(self, which: int, some: NDArray[np.int64]) -> Floats:
+        if not self._still:
+            return self._tree.still(self.model, self._splits[which].images[some])
+        return self._still[which][some]
+
     def _step(self) -> None:
-        start = self.model.generation * self._batch
-        some = order(len(self._train.images), self.model.terms.seed, start, start + self._batch)
-        labels = [DIGITS[label] for label in self._train.labels[some]]
-        self.model.apply(self._tree.settle(self.model, self._train.images[some], labels))
+        start, train = self.model.generation * self._batch, self._splits[TRAIN]
+        some = order(len(train.images), self.model.terms.seed, start, start + self._batch)
+        labels = [DIGITS[label] for label in train.labels[some]]
+        self.model.apply(self._tree.settle(self.model, self._offered(TRAIN, some), labels))
+
+    def accuracy(self) -> float:
+        """Share of the test images that the leaders get right."""
+        test, right = self._splits[TEST], 0
+        names, truth = np.array(self.model.classes), np.array(DIGITS)[test.labels]
+        for some in np.array_split(np.arange(len(truth)), -(-len(truth) // TOGETHER)):
+            logits = self._tree.logits(self.model, self._offered(TEST, some))
+            right += int((names[logits.argmax(axis=1)] == truth[some]).sum())
+        return right / len(truth)
 
     def _look(self, seconds: float) -> None:
         base, points = self.model.base(), self.course.points
         spent = seconds + (points[-1][2] if points else 0.0)
-        right = accuracy(base, self._network, self._test)
+        right = self.accuracy()
         points.append((base.generation, base.generation * self._batch, round(spent, 1), right))
         base.write(self._out)
         self._out.with_suffix(".json").write_bytes(orjson.dumps(asdict(self.course)))

@@ -31,49 +31,68 @@ class Tree:
     terms: Terms
     loss: Loss
 
-    def settle(self, model: Model, images: NDArray[np.uint8], labels: Sequence[str]) -> Update:
-        """What the losses of all paths say of ``uint8[n, 28, 28]``. Changes nothing."""
-        offered = model.round()
-        classes = tuple(dict.fromkeys([*offered.classes, *labels]))
+    @property
+    def first(self) -> int:
+        """The first spec that can move; those before it have their leaders alone, or it is the last."""
+        return min([*self.terms.traded, 2])
+
+    def still(self, model: Model, images: NDArray[np.uint8]) -> Floats:
+        """What ``uint8[n, 28, 28]`` are to the first spec that can move, ``[n, y, x, c]``: the same at every step."""
+        return self._through(range(self.first), model, pixels(images))
+
+    def logits(self, model: Model, offered: Floats) -> Floats:
+        """What the leaders answer, ``[n, C]``; ``offered`` is what ``still`` makes of images."""
+        products = self._through(range(self.first, 2), model, offered)
+        return linear(model.parameters[2], flatten(products))
+
+    def settle(self, model: Model, offered: Floats, labels: Sequence[str]) -> Update:
+        """What the losses of all paths say; ``offered`` is what ``still`` makes of images. Changes nothing."""
+        drawn = model.round()
+        classes = tuple(dict.fromkeys([*drawn.classes, *labels]))
         weights = market.weights(labels, model.counts) if self.terms.label_weights else np.ones(len(labels))
-        products, logits, vendor = self._grow(offered, images)
-        quoted = market.widened(logits.reshape(logits.shape[0] * logits.shape[1], len(offered.classes)), len(classes))
+        products, logits, vendor = self._grow(drawn, offered)
+        quoted = market.widened(logits.reshape(logits.shape[0] * logits.shape[1], len(drawn.classes)), len(classes))
         again = np.tile(columns(labels, classes), len(logits))
         paid = self.loss(quoted, again).reshape(logits.shape[:2])
         z = market.outcomes((weights * paid).mean(axis=1))
         update = Update(
-            offered.generation,
+            drawn.generation,
             classes,
-            len(offered.classes),
+            len(drawn.classes),
             dict(Counter(labels)),
             tuple(market.coefficients(z, vendor[s], self.terms.vendors[s]) for s in self.terms.traded),
-            *self._sums(quoted, again, np.tile(weights, len(logits)), products, offered.generation),
+            *self._sums(quoted, again, np.tile(weights, len(logits)), products, drawn.generation),
         )
-        return replace(update, scale=self._scale(model, update, images, labels))
+        return replace(update, scale=self._scale(model, update, offered, labels))
 
-    def _grow(self, offered: Round, images: NDArray[np.uint8]) -> tuple[Floats, Floats, Integers]:
+    def _through(self, specs: range, model: Model, products: Floats) -> Floats:
+        for spec in specs:
+            products = self.network.block(spec, model.parameters[spec][None], products[None])[0]
+        return products
+
+    def _grow(self, drawn: Round, offered: Floats) -> tuple[Floats, Floats, Integers]:
         """The products that the last spec is offered ``[P, n, D]``, logits ``[P, n, C]``, and vendors ``[3, P]``."""
-        products = pixels(images)[None]
+        products = offered[None]
         vendor = np.zeros((3, 1), np.int64)
-        for spec in range(2):
-            taken, vendor = self._branch(offered, spec, vendor)
+        for spec in range(self.first, 2):
+            taken, vendor = self._branch(drawn, spec, vendor)
             parts = [
                 self.network.block(spec, parameters[None], products[some].reshape(1, -1, *products.shape[2:]))[0]
-                for parameters, some in zip(offered.parameters[spec], taken, strict=True)
+                for parameters, some in zip(drawn.parameters[spec], taken, strict=True)
             ]
-            products = np.concatenate(parts).reshape(taken.size, len(images), *parts[0].shape[1:])
-        taken, vendor = self._branch(offered, 2, vendor)
+            products = np.concatenate(parts).reshape(taken.size, len(offered), *parts[0].shape[1:])
+        taken, vendor = self._branch(drawn, 2, vendor)
         flat = flatten(products)[taken.ravel()]
         by_vendor = flat.reshape(len(taken), -1, flat.shape[2])
-        logits = [linear(parameters, some) for parameters, some in zip(offered.parameters[2], by_vendor, strict=True)]
-        return flat, np.concatenate(logits).reshape(*flat.shape[:2], len(offered.classes)), vendor
+        logits = [linear(parameters, some) for parameters, some in zip(drawn.parameters[2], by_vendor, strict=True)]
+        return flat, np.concatenate(logits).reshape(*flat.shape[:2], len(drawn.classes)), vendor
 
-    def _branch(self, offered: Round, spec: int, vendor: Integers) -> tuple[Integers, Integers]:
+    def _branch(self, drawn: Round, spec: int, vendor: Integers) -> tuple[Integers, Integers]:
         """Which paths each vendor of a spec is offered ``[vendors, U]``, and the vendors of the paths that result."""
-        offers, paths = len(offered.parameters[spec]), vendor.shape[1]
+        offers, paths = len(drawn.parameters[spec]), vendor.shape[1]
         sample = min(self.terms.upstream_sampling or paths, paths) if offers > 1 else paths
         seed = self.terms.seed
-        taken = np.stack([vendors.upstream(paths, sample, seed, offered.generation, spec, v) for v in range(offers)])
+        taken = np.stack([vendors.upstream(paths, sample, seed, drawn.generation, spec, v) for v in range(offers)])
         grown = vendor[:, taken.ravel()]
         grown[spec] = np.repeat(np.arange(offers), sample)
         return taken, grown
@@ -87,20 +106,14 @@ class Tree:
         slopes = weights[:, None] * market.slopes(logits, labels, bids, self.loss)
         return market.sums(slopes, products.reshape(len(logits), -1))
 
-    def _scale(self, model: Model, update: Update, images: NDArray[np.uint8], labels: Sequence[str]) -> float:
+    def _scale(self, model: Model, update: Update, offered: Floats, labels: Sequence[str]) -> float:
         """The multiple of the step after which the leaders' loss is least, from a second forward pass."""
         if len(self.terms.scales) == 1:
             return self.terms.scales[0]
-        return min(self.terms.scales, key=lambda scale: self._leaders(model, update, scale, images, labels))
+        return min(self.terms.scales, key=lambda scale: self._leaders(model, update, scale, offered, labels))
 
-    def _leaders(
-        self, model: Model, update: Update, scale: float, images: NDArray[np.uint8], labels: Sequence[str]
-    ) -> float:
+    def _leaders(self, model: Model, update: Update, scale: float, offered: Floats, labels: Sequence[str]) -> float:
         there = deepcopy(model)
         there.apply(replace(update, scale=scale))
-        leaders = [part[None] for part in there.parameters]
-        products = pixels(images)[None]
-        for spec in range(2):
-            products = self.network.block(spec, leaders[spec], products)
-        logits = linear(leaders[2][0], flatten(products)[0])
-        return float(self.loss(logits.astype(np.float64), columns(labels, there.classes)).mean())
+        logits = self.logits(there, offered).astype(np.float64)
+        return float(self.loss(logits, columns(labels, there.classes)).mean())

@@ -8,7 +8,18 @@ import orjson
 import pytest
 from rich.console import Console
 
-from benchmarks.accuracy import DRESS, DRESS_AFTER, DressWatch, HeldOut, Outcomes, Run, forgetting, measure, table
+from benchmarks.accuracy import (
+    DRESS,
+    DRESS_AFTER,
+    DressWatch,
+    HeldOut,
+    Outcomes,
+    Run,
+    dresses,
+    forgetting,
+    measure,
+    table,
+)
 from pipeline import scenario
 from pipeline.clearing import Clearing
 from pipeline.datasets import CLASSES, DIGITS, FASHION
@@ -117,9 +128,13 @@ def test_dresses_are_looked_at_after_so_many_micro_batches_with_dresses() -> Non
     watch = DressWatch(SimpleNamespace(stream=stream, learner=None), SimpleNamespace(outcomes=outcomes))  # type: ignore[arg-type]
     for now in range(52):
         watch.look(now)
-    assert looks == [39, 40, 41, 42, 44, 49]
+    assert looks == [-1, 39, 40, 41, 42, 44, 49]
     assert watch.dress == {str(after): 1.0 for after in DRESS_AFTER if after <= 12}
     assert watch.digits == dict.fromkeys(watch.dress, 0.5)
+    watch.digits["5"] = 0.25
+    shown = list(dresses(watch.summary()))
+    assert shown[0] == "before the stream: dresses 1.0000, digits 0.5000"
+    assert shown[-1] == "the digits' worst: 0.2500, -25.00 points from before the stream"
 
 
 def test_the_test_images_are_ten_thousand_of_each_set() -> None:

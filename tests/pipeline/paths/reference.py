@@ -1,7 +1,7 @@
 """The published algorithm written down once more, slowly and plainly, an image and a number at a time, in float64."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,6 +68,12 @@ def outcomes(losses: Sequence[float]) -> list[float]:
     mean = sum(losses) / len(losses)
     deviation = math.sqrt(sum((x - mean) ** 2 for x in losses) / len(losses))
     return [-(x - mean) / deviation for x in losses]
+
+
+def weights(labels: Sequence[str], before: Mapping[str, int]) -> list[float]:
+    """Inversely proportional to how often a label has come, now and before; the largest is 1."""
+    often = {label: before.get(label, 0) + list(labels).count(label) for label in {*labels, *before}}
+    return [min(often.values()) / often[label] for label in labels]
 
 
 def step(

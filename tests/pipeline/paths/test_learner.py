@@ -63,7 +63,8 @@ def test_the_training_form_learns_from_nothing_with_vendors_in_every_spec() -> N
     terms = Terms(vendors=(2, 3, 4), lr=0.05, probe=0.1, upstream_sampling=2, scales=(0.5, 1.0, 2.0))
     model, tree = Model(UNTRAINED, terms), Tree(NETWORK, terms, losses.cross_entropy)
     for start in range(0, len(images), 64):
-        model.apply(tree.settle(model, images[start : start + 64], labels[start : start + 64]))
+        offered = tree.still(model, images[start : start + 64])
+        model.apply(tree.settle(model, offered, labels[start : start + 64]))
     test, truth = stream(300, seed=5)
     predictions = Paths(model.base().fresh(), NETWORK, STREAM).quote(test).predictions()
     assert np.mean([p == t for p, t in zip(predictions, truth, strict=True)]) > 0.9
@@ -77,7 +78,7 @@ def test_a_second_pass_takes_the_best_of_the_steps() -> None:
         terms = Terms(scales=scales, seed=seed)
         model = Model(UNTRAINED, terms)
         tree = Tree(NETWORK, terms, losses.cross_entropy)
-        assert tree.settle(model, images, labels).scale == 1.0  # against the slope, and not along it
+        assert tree.settle(model, tree.still(model, images), labels).scale == 1.0  # against the slope, and not along it
 
 
 def test_an_image_s_logits_do_not_depend_on_the_images_beside_it() -> None:

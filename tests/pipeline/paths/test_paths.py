@@ -1,6 +1,7 @@
 """One step of ``paths`` is the step that the formulas say; so is the training form's."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pipeline.paths.device import DeviceNetwork
 from pipeline.paths.learner import Paths
 from pipeline.paths.model import Model
 from pipeline.paths.network import Network, Shape
-from pipeline.paths.terms import Terms, Unit
+from pipeline.paths.terms import Terms
 from pipeline.paths.tree import Tree
 from tests.pipeline.paths import reference
 
@@ -40,20 +41,31 @@ def images(count: int, side: int, seed: int) -> tuple[Images, list[str]]:
     return rng.integers(0, 256, (count, side, side), np.uint8), [str(i) for i in rng.integers(0, 3, count)]
 
 
-def base(shape: Shape, seed: int) -> Base:
-    """A network that knows three classes and has an opinion."""
+def base(shape: Shape, seed: int, generation: int = 0) -> Base:
+    """A network that knows three classes and has an opinion, after so many updates."""
     first, second, _ = vendors.initial(shape, seed)
     last = vendors.uniform(3 * shape.products, seed, vendors.Purpose.INITIAL, 2)
-    return Base.of(shape, (first, second, last), ("0", "1", "2"))
+    counts = {"0": 5 * generation, "1": 1, "2": 2}
+    return Base(shape, (first, second, last), ("0", "1", "2"), generation, counts, np.zeros(shape.products))
+
+
+def rate(begun: Base, terms: Terms) -> float:
+    """What is left of the learning rate."""
+    return terms.lr * (1 - terms.lr_decay) ** begun.generation
 
 
 def deltas(begun: Base, terms: Terms) -> list[list[Doubles]]:
-    """What each vendor of the first generation adds, by the definition."""
-    reach = terms.lr * terms.probe
+    """What each vendor of the base's generation adds, by the definition."""
+    reach, g = rate(begun, terms) * terms.probe, begun.generation
     return [
-        [reach * vendors.delta(part.size, terms.seed, 0, spec, v).astype(float) for v in range(terms.vendors[spec])]
+        [reach * vendors.delta(part.size, terms.seed, g, spec, v).astype(float) for v in range(terms.vendors[spec])]
         for spec, part in enumerate(begun.parameters)
     ]
+
+
+def weighted(begun: Base, terms: Terms, labels: list[str]) -> list[float]:
+    """The weight of each label."""
+    return reference.weights(labels, begun.counts) if terms.label_weights else [1.0] * len(labels)
 
 
 def served(begun: Base, d: list[list[Doubles]], path: list[int], image: NDArray[np.uint8]) -> Doubles:
@@ -71,9 +83,11 @@ def close(model: Base, expected: list[Doubles]) -> None:
         np.testing.assert_allclose(part, other, rtol=1e-5, atol=1e-5)
 
 
-def check_continual(make: Callable[[Shape], Network], shape: Shape, terms: Terms, count: int) -> None:
+def check_continual(
+    make: Callable[[Shape], Network], shape: Shape, terms: Terms, count: int, generation: int = 0
+) -> None:
     """Serve and learn one micro-batch, and compare with the reference."""
-    begun = base(shape, terms.seed)
+    begun = base(shape, terms.seed, generation)
     learner = Paths(begun, make(shape), terms)
     pixels, labels = images(count, shape.side, terms.seed)
     quotes = learner.quote(pixels)
@@ -83,17 +97,29 @@ def check_continual(make: Callable[[Shape], Network], shape: Shape, terms: Terms
     np.testing.assert_allclose(quotes.logits, logits, rtol=1e-4, atol=1e-4)
     learner.add(learner.settle(quotes, labels))
     learner.clear()
-    losses = [reference.loss(h, int(label)) for h, label in zip(logits, labels, strict=True)]
-    close(learner.base(), moved(begun, reference.step(d, paths, reference.outcomes(losses), terms.unit, terms.lr)))
+    weights = weighted(begun, terms, labels)
+    losses = [w * reference.loss(h, int(label)) for w, h, label in zip(weights, logits, labels, strict=True)]
+    z = reference.outcomes(losses)
+    close(learner.base(), moved(begun, reference.step(d, paths, z, terms.unit, rate(begun, terms))))
 
 
-@settings(max_examples=20, deadline=None)
-@given(shape=SHAPES, v=VENDORS, count=COUNTS, seed=SEEDS, unit=st.sampled_from(["whole", "per_spec"]))
-def test_a_continual_step_is_the_reference_s(
-    shape: Shape, v: tuple[int, int, int], count: int, seed: int, unit: Unit
-) -> None:
-    terms = Terms(vendors=v, last="parameters", lr=0.05, unit=unit, seed=seed)
-    check_continual(BlasNetwork, shape, terms, count)
+TERMS = st.builds(
+    Terms,
+    vendors=VENDORS,
+    last=st.just("parameters"),
+    lr=st.just(0.05),
+    probe=st.sampled_from([0.1, 1.0, 2.0]),
+    lr_decay=st.sampled_from([0.0, 0.2]),
+    unit=st.sampled_from(["whole", "per_spec"]),
+    label_weights=st.booleans(),
+    seed=SEEDS,
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(shape=SHAPES, terms=TERMS, count=COUNTS, generation=st.integers(0, 5))
+def test_a_continual_step_is_the_reference_s(shape: Shape, terms: Terms, count: int, generation: int) -> None:
+    check_continual(BlasNetwork, shape, terms, count, generation)
 
 
 @pytest.mark.parametrize(("v", "count"), [((4, 4, 4), 8), ((3, 2, 1), 7)])
@@ -101,24 +127,42 @@ def test_tinygrad_makes_the_same_step(v: tuple[int, int, int], count: int) -> No
     check_continual(DeviceNetwork, SMALL, Terms(vendors=v, last="parameters", lr=0.05), count)
 
 
-@settings(max_examples=10, deadline=None)
-@given(shape=SHAPES, v=VENDORS, seed=SEEDS, sampling=st.integers(0, 3))
-def test_a_step_of_the_training_form_is_the_reference_s(
-    shape: Shape, v: tuple[int, int, int], seed: int, sampling: int
-) -> None:
-    terms = Terms(vendors=v, last="parameters", lr=0.05, seed=seed, upstream_sampling=sampling)
-    begun, model = base(shape, seed), Model(base(shape, seed), terms)
-    pixels, labels = images(3, shape.side, seed)
-    model.apply(Tree(BlasNetwork(shape), terms, cross_entropy).settle(model, pixels, labels))
+def grown(terms: Terms, generation: int) -> list[list[int]]:
+    """The paths of the training form: every vendor is offered all paths before it, or a sample of them."""
     paths: list[list[int]] = [[]]
-    for spec in range(3):
-        sample = sampling if sampling and v[spec] > 1 else len(paths)
-        chosen = [vendors.upstream(len(paths), sample, seed, 0, spec, vendor) for vendor in range(v[spec])]
-        paths = [[*paths[i], vendor] for vendor in range(v[spec]) for i in chosen[vendor]]
-    d = deltas(begun, terms)
-    losses = [
-        float(np.mean([reference.loss(served(begun, d, p, x), int(y)) for x, y in zip(pixels, labels, strict=True)]))
-        for p in paths
-    ]
-    if np.std(losses) > 1e-9:  # a single path, or paths that only a vendor of a block without effect tells apart
-        close(model.base(), moved(begun, reference.step(d, paths, reference.outcomes(losses), "whole", terms.lr)))
+    for spec, offers in enumerate(terms.vendors):
+        sample = terms.upstream_sampling if terms.upstream_sampling and offers > 1 else len(paths)
+        chosen = [vendors.upstream(len(paths), sample, terms.seed, generation, spec, v) for v in range(offers)]
+        paths = [[*paths[i], v] for v in range(offers) for i in chosen[v]]
+    return paths
+
+
+@settings(max_examples=10, deadline=None)
+@given(shape=SHAPES, terms=TERMS, generation=st.integers(0, 5), sampling=st.integers(0, 3), several=st.booleans())
+def test_a_step_of_the_training_form_is_the_reference_s(
+    shape: Shape, terms: Terms, generation: int, sampling: int, several: bool
+) -> None:
+    terms = replace(terms, upstream_sampling=sampling, scales=(0.5, 1.0, 2.0) if several else (1.0,))
+    begun, model = base(shape, terms.seed, generation), Model(base(shape, terms.seed, generation), terms)
+    pixels, labels = images(3, shape.side, terms.seed)
+    tree = Tree(BlasNetwork(shape), terms, cross_entropy)
+    update = tree.settle(model, tree.still(model, pixels), labels)
+    model.apply(update)
+    d, weights = deltas(begun, terms), weighted(begun, terms, labels)
+
+    def loss(specs: list[Doubles], each: list[float]) -> float:
+        logits = [reference.logits(reference.products(shape, specs, image), specs[2]) for image in pixels]
+        parts = zip(each, logits, labels, strict=True)
+        return float(np.mean([w * reference.loss(h, int(label)) for w, h, label in parts]))
+
+    def through(path: list[int]) -> list[Doubles]:
+        return [part + d[spec][v] for spec, (part, v) in enumerate(zip(begun.parameters, path, strict=True))]
+
+    paths = grown(terms, generation)
+    losses = [loss(through(path), weights) for path in paths]
+    if np.std(losses) < 1e-9:  # a single path, or paths that only a vendor of a block without effect tells apart
+        return
+    step = reference.step(d, paths, reference.outcomes(losses), terms.unit, rate(begun, terms))
+    tried = {scale: loss(moved(begun, [scale * part for part in step]), [1.0] * 3) for scale in terms.scales}
+    assert tried[update.scale] <= min(tried.values()) + 1e-5
+    close(model.base(), moved(begun, [update.scale * part for part in step]))

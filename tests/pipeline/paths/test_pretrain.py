@@ -7,12 +7,13 @@ import orjson
 import pytest
 
 from pipeline import pretrain
-from pipeline.datasets import Split
+from pipeline.datasets import DIGITS, Split
 from pipeline.errors import SettingsError
 from pipeline.paths.base import Base
 from pipeline.paths.blas import BlasNetwork
-from pipeline.paths.network import Shape
-from pipeline.paths.terms import Terms
+from pipeline.paths.learner import Paths
+from pipeline.paths.network import Floats, Shape
+from pipeline.paths.terms import STREAM, Terms
 from pipeline.pretrain import Training
 from tests.pipeline.synthetic import CLASSES, stream
 
@@ -38,7 +39,9 @@ def test_it_learns_and_says_how_it_went(tmp_path: Path) -> None:
     assert orjson.loads((tmp_path / "base.json").read_bytes())["points"] == [list(p) for p in one.course.points]
     base = Base.read(tmp_path / "base.safetensors")
     assert base.generation == 30
-    assert pretrain.accuracy(base, NETWORK, splits()[1]) == one.course.points[-1][3]
+    test = splits()[1]
+    predictions = Paths(base.fresh(), NETWORK, STREAM).quote(test.images).predictions()
+    assert np.mean([p == DIGITS[y] for p, y in zip(predictions, test.labels, strict=True)]) == one.course.points[-1][3]
 
 
 def test_stopped_and_started_again_it_makes_the_same_base(tmp_path: Path) -> None:
@@ -48,6 +51,26 @@ def test_stopped_and_started_again_it_makes_the_same_base(tmp_path: Path) -> Non
     again.until(9, 3)
     assert Base.read(tmp_path / "parts.safetensors").digest == Base.read(tmp_path / "whole.safetensors").digest
     assert [steps for steps, *_ in again.course.points] == [3, 6, 9]
+
+
+def test_products_that_never_change_are_made_once_and_lead_to_the_same_base(tmp_path: Path) -> None:
+    made: list[int] = []
+
+    class Counting(BlasNetwork):
+        def block(self, spec: int, parameters: Floats, products: Floats) -> Floats:
+            made.append(products.shape[1])
+            return super().block(spec, parameters, products)
+
+    network, (train, _) = Counting(NETWORK.shape), splits()
+    one = Training(tmp_path / "base.safetensors", network, Terms(), 50, splits())
+    one.until(20, 10)
+    assert sum(made) == 2 * (400 + 200)
+    learner = Paths(Base.untrained(NETWORK.shape, 0), NETWORK, Terms())
+    for start in range(0, 1000, 50):
+        some = pretrain.order(400, 0, start, start + 50)
+        learner.add(learner.settle(learner.quote(train.images[some]), [DIGITS[y] for y in train.labels[some]]))
+        learner.clear()
+    assert one.model.base().digest == learner.base().digest
 
 
 def test_it_does_not_go_on_with_other_terms(tmp_path: Path) -> None:
