@@ -12,6 +12,8 @@ from PIL import Image
 
 from pipeline.snapshots import read
 
+pytestmark = pytest.mark.xdist_group("one demo")
+
 ROOT = Path(__file__).parents[1]
 IMAGES = 2560
 

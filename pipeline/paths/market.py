@@ -21,6 +21,9 @@ from pipeline.paths.network import Floats
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
+CANCELLED = 1e-9
+"""A sum of outcomes that is smaller than this share of their sizes is rounding."""
+
 
 def outcomes(losses: Doubles) -> Doubles:
     """z of paths from their losses: mean 0, deviation 1, the best path's the largest; 0 where all are equal."""
@@ -29,8 +32,12 @@ def outcomes(losses: Doubles) -> Doubles:
 
 
 def coefficients(z: Doubles, vendor: Integers, vendors: int) -> Floats:
-    """One number for each vendor of a spec: the sum of z over its paths; ``vendor`` says which one a path took."""
-    return np.bincount(vendor, z, vendors).astype(np.float32)
+    """One number for each vendor of a spec: the sum of z over its paths; ``vendor`` says which one a path took.
+
+    0 where paths cancel but for rounding: brought to unit length, that would become a direction.
+    """
+    sums = np.bincount(vendor, z, vendors)
+    return np.where(np.abs(sums) > CANCELLED * np.abs(z).sum(), sums, 0.0).astype(np.float32)
 
 
 def weights(labels: Sequence[str], before: Mapping[str, int]) -> Doubles:

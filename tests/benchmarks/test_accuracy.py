@@ -29,6 +29,8 @@ from pipeline.settings import Settings
 from pipeline.sums import Sums
 from pipeline.trunk import Backend, Filters, make
 
+pytestmark = pytest.mark.xdist_group("one run")
+
 IMAGES = 5120
 SETTINGS = Settings(filters=128, window=500, backend="auto")
 

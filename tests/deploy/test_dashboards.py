@@ -21,6 +21,8 @@ from pipeline.datasets import DIGITS, FASHION
 from tests.deploy.metrics import exported, named
 from tests.deploy.stack import SHIPPED, Stack, await_value, running
 
+pytestmark = pytest.mark.xdist_group("one stack")
+
 PROVISIONING = FOLDER.parent / "provisioning"
 BOARDS = {path.stem: read(path) for path in sorted(FOLDER.glob("*.json"))}
 PANELS = [panel for board in BOARDS.values() for panel in panels(board)]

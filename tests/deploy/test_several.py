@@ -18,6 +18,8 @@ from tests.deploy.prometheus import Prometheus, free_port
 from tests.deploy.stack import await_value, config
 from tests.pipeline.test_metrics import Progress
 
+pytestmark = pytest.mark.xdist_group("four learners")
+
 CLASSES = ("0", "7", "Dress")
 WINDOW = 20
 IMAGES = (400, 90, 30, 200)

@@ -13,6 +13,8 @@ from pipeline.paths import vendors
 from pipeline.paths.network import Shape
 from tests.pipeline.paths import reference
 
+pytestmark = pytest.mark.xdist_group("compiled once")
+
 SHAPE = Shape(side=12, widths=(2, 3), kernels=(3, 2))
 SEED, STEP = 3, 1e-5
 

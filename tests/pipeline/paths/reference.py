@@ -81,9 +81,13 @@ def step(
 ) -> list[Doubles]:
     """What is added to each spec: ``deltas[spec][vendor]``, ``paths[i]`` the vendors of path i, spec by spec."""
     directions = [np.zeros_like(spec[0]) for spec in deltas]
+    sizes = [0.0] * len(deltas)
     for path, outcome in zip(paths, z, strict=True):
         for spec, vendor in enumerate(path):
             directions[spec] += outcome * deltas[spec][vendor]
+            sizes[spec] += abs(outcome) * math.sqrt((deltas[spec][vendor] ** 2).sum())
+    for direction, size in zip(directions, sizes, strict=True):
+        direction[:] = direction if math.sqrt((direction**2).sum()) > 1e-9 * size else 0.0  # rounding is no direction
     lengths = [math.sqrt((d**2).sum()) for d in directions]
     whole = math.sqrt(sum(length**2 for length in lengths))
     return [

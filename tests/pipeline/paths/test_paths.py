@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -139,6 +139,13 @@ def grown(terms: Terms, generation: int) -> list[list[int]]:
 
 @settings(max_examples=10, deadline=None)
 @given(shape=SHAPES, terms=TERMS, generation=st.integers(0, 5), sampling=st.integers(0, 3), several=st.booleans())
+@example(
+    shape=Shape(side=12, widths=(1, 1), kernels=(3, 2)),
+    terms=Terms(vendors=(1, 2, 2), last="parameters", lr=0.05, probe=0.1, unit="per_spec", seed=4),
+    generation=1,
+    sampling=1,  # both paths go through one vendor of the second spec, and their outcomes cancel there
+    several=False,
+)
 def test_a_step_of_the_training_form_is_the_reference_s(
     shape: Shape, terms: Terms, generation: int, sampling: int, several: bool
 ) -> None:
