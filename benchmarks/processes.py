@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,9 @@ class Group:
     def flags(self) -> tuple[str, ...]:
         return ("--topic-prefix", self.prefix, "--group", f"{self.prefix}learn", "--partitions", "4")
 
+    def _has_come_to(self, broker: Broker, target: int) -> bool:
+        return position(broker, self.prefix) >= target
+
     def disturb(self, broker: Broker, count: int, images: int, mishaps: int) -> None:
         """Let ``count`` learners work to the end of the stream, and something happen to them that often."""
         rng = random.Random(count)
@@ -89,7 +93,7 @@ class Group:
                 self._start()
             for n in range(mishaps):
                 target = int(images * 0.9 * (n + rng.random()) / mishaps)
-                self._await(lambda target=target: position(broker, self.prefix) >= target)  # type: ignore[misc]
+                self._await(partial(self._has_come_to, broker, target))
                 self._mishap(rng)
             self._await(lambda: at_the_end(broker, self.prefix))
         finally:

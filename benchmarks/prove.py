@@ -98,7 +98,7 @@ class Digests:
         self.filters = Filters(0, settings.filters)
         self.stream = mixed(settings, images)
         self.trunk = make(self.filters, "blas")
-        self.identity = Identity.of(self.filters, "squared").digest
+        self.identity = Identity.of(self.filters).digest
 
     def sums(self, places: Sequence[int], batch: int = BATCH, trunk: Trunk | None = None) -> Sums:
         """What a learner of the images at these places comes to."""

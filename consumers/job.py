@@ -12,8 +12,8 @@ from pipeline import topics as t
 from pipeline.batch import Batch
 from pipeline.broker import Member, Message, Partition, Record
 from pipeline.errors import RecordError
-from pipeline.holdings import Learnt, Publication
-from pipeline.learner import MostLikely, Update
+from pipeline.holdings import Publication
+from pipeline.learner import MostLikely
 
 BEST = 5
 """Scores in a prediction: with a thousand classes, all of them would be 16 kB an image."""
@@ -71,16 +71,6 @@ class Job:
         reason = RecordError("loss", "a vendor's loss was not finite")
         return self.batch.dead + [(self.batch.messages[place], reason) for place in self.update.unsound]
 
-    def parts(self) -> dict[int, Learnt[Update]]:
-        """What ``clearing`` found, partition by partition."""
-        update, ends = self.update, self.ends
-        if len(ends) == 1:
-            return {number: Learnt(end, update, len(update.labels)) for number, end in ends.items()}
-        where = np.array([m.partition for m in self.learnt_from()], np.int64)
-        return {
-            number: Learnt(end, _only(update, where == number), sum(where == number)) for number, end in ends.items()
-        }
-
     def learnt_from(self) -> list[Message]:
         """The messages whose images are learnt from."""
         if not self.learnt:
@@ -127,9 +117,3 @@ def _best(quotes: MostLikely) -> list[dict[str, float]]:
     # In float32, 0.1 would be written as 0.10000000149011612.
     values = np.take_along_axis(quotes.logits, best, axis=1).astype(np.float64).round(4).tolist()
     return [dict(zip(*pair, strict=True)) for pair in zip(names, values, strict=True)]
-
-
-def _only(update: Update, some: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Update:
-    """The images of an update that ``bool[m]`` names."""
-    labels = tuple(label for label, chosen in zip(update.labels, some, strict=True) if chosen)
-    return Update(update.products[some], update.targets[some], labels, update.classes)

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from consumers.group import GroupLog, newest_base
 from consumers.job import Job
 from consumers.state import Recovery, State
@@ -29,9 +31,6 @@ from pipeline.sums import Sums
 from pipeline.sums_records import Reader, Run, encode
 from pipeline.takeover import read
 from pipeline.trunk import Filters, Trunk, make
-
-LOSS = "squared"
-"""With another one targets depend on the order of the stream, and learners could not add up what they find."""
 
 
 @dataclass(kw_only=True)
@@ -64,7 +63,13 @@ class SumsState(State):
         )
 
     def parts(self, job: Job) -> Mapping[int, Learnt[Update]]:
-        return job.parts()
+        update, ends = job.update, job.ends
+        if len(ends) == 1:
+            return {number: Learnt(end, update, len(update.labels)) for number, end in ends.items()}
+        where = np.array([m.partition for m in job.learnt_from()], np.int64)
+        return {
+            number: Learnt(end, _only(update, where == number), sum(where == number)) for number, end in ends.items()
+        }
 
     def encoded(self, publication: Publication[Any, Any]) -> list[Record]:
         delta = publication.delta
@@ -94,7 +99,7 @@ class SumsRecovery(Recovery):
 
     @property
     def identity(self) -> Identity:
-        return Identity.of(self.filters, LOSS)
+        return Identity.of(self.filters)
 
     def serving(self, snapshot: Snapshot) -> AnyLearner:
         return Clearing(self.trunk, snapshot.sums, generation=snapshot.generation)
@@ -160,3 +165,9 @@ def _published(snapshot: Snapshot, topic_id: str) -> Published[Sums]:
     if snapshot.topic_id != topic_id:
         return Published(snapshot.sums)
     return Published(snapshot.sums, snapshot.clock, snapshot.sums_position, snapshot.retracted)
+
+
+def _only(update: Update, some: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Update:
+    """The images of an update that ``bool[m]`` names."""
+    labels = tuple(label for label, chosen in zip(update.labels, some, strict=True) if chosen)
+    return Update(update.products[some], update.targets[some], labels, update.classes)

@@ -14,6 +14,9 @@ from pipeline.trunk.filters import Filters
 PREPROCESSING = "grey-28x28-uint8-1"
 SCHEMA = 1
 
+LOSS = "squared"
+"""The loss of groups. With another one targets depend on the order of the stream, and sums could not be added up."""
+
 
 @dataclass(frozen=True)
 class Parts:
@@ -53,7 +56,7 @@ class Identity(Parts):
     schema: str = str(SCHEMA)
 
     @classmethod
-    def of(cls, filters: Filters, loss: str) -> "Identity":
+    def of(cls, filters: Filters, loss: str = LOSS) -> "Identity":
         """The identity of a learner with these filters and the loss of this name."""
         return cls(filters.digest(), str(filters.seed), str(filters.count), loss)
 

@@ -63,7 +63,7 @@ def make(name: str, settings: Settings) -> AnyLearner:
 def digest(learner: AnyLearner, settings: Settings) -> str | None:
     """The digest of what was learnt; None for baselines, which promise nothing about bits."""
     if isinstance(learner, Clearing):
-        return learner.sums().digest(Identity.of(Filters(settings.seed, settings.filters), "squared").digest)
+        return learner.sums().digest(Identity.of(Filters(settings.seed, settings.filters)).digest)
     return learner.base().digest if isinstance(learner, Paths) else None
 
 

@@ -48,6 +48,7 @@ class Ledger:
         self._offsets = np.zeros(self.width, np.int64)  # A is _A[i, j] + _offsets[i] + _offsets[j]
         self._pending: list[NDArray[np.uint8]] = []
         self._sign = 1  # of everything pending
+        self._equations = np.empty_like(self._A, np.float64)
         self._waiting: deque[Callable[[], None]] = deque()  # tiles of the square that is being computed
         self._begun: list[Future[None]] = []
 
@@ -145,12 +146,14 @@ class Ledger:
         )
 
     def equations(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """A, of which only the upper triangle counts, and T: ``float64[D, D]``, ``float64[D, C]``, copies."""
+        """A, of which only the upper triangle counts, and T: ``float64[D, D]``, ``float64[D, C]``.
+
+        A is the same memory each time: to have 48 MB given and taken away takes half as long as to solve for them.
+        """
         self._square()
         self._finish()
-        A = np.empty_like(self._A, np.float64)
-        each(partial(self._read_tile, A), self._tiles)
-        return A, np.array(self._T, np.float64).reshape(-1, self.width).T
+        each(partial(self._read_tile, self._equations), self._tiles)
+        return self._equations, np.array(self._T, np.float64).reshape(-1, self.width).T
 
     def _read_tile(self, A: NDArray[np.float64], tile: tuple[slice, slice]) -> None:
         rows, columns = tile

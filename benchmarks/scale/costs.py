@@ -65,7 +65,7 @@ class Costs:
 def measure(url: str, stream: Plan, delta: Sums, settings: Settings) -> Costs:
     """``delta`` are the sums of ``settings.publish_images`` images."""
     quote, settle, clear = _learning(stream, delta, settings)
-    run = Run("costs", "costs", Identity.of(Filters(settings.seed, settings.filters), "squared"), "", delta.width)
+    run = Run("costs", "costs", Identity.of(Filters(settings.seed, settings.filters)), "", delta.width)
     sums = Topics("costs.").sums("costs")
     patient = settings.model_copy(update={"session_timeout": 60.0})
     with closing(connect(url, patient)) as broker:
@@ -77,28 +77,23 @@ def measure(url: str, stream: Plan, delta: Sums, settings: Settings) -> Costs:
 
 
 def _learning(stream: Plan, sums: Sums, settings: Settings) -> tuple[float, float, float]:
+    """Settling is all of learning less quoting: squares are computed behind the back of the quotes that follow."""
     learner = Clearing(make(Filters(settings.seed, settings.filters), "blas"), sums)
     clear = _processor_seconds(learner.clear)
-    quotes, settles = [], []
-    for start in range(0, TIMES * SQUARED, SQUARED):
-        quoted, settled = _micro_batches(learner, stream, start)
-        quotes.append(quoted)
-        settles.append(settled)
-    return statistics.median(quotes) / SQUARED, statistics.median(settles) / SQUARED, clear
+    parts = [(start, start + BATCH) for start in range(0, TIMES * SQUARED, BATCH)]
+    images, labels = [stream.images(*part) for part in parts], [stream.labels[slice(*part)] for part in parts]
 
+    def quote() -> None:
+        for some in images:
+            learner.quote(some)
 
-def _micro_batches(learner: Clearing, stream: Plan, start: int) -> tuple[float, float]:
-    """Processor seconds to quote and to settle as many images as are squared at once."""
-    quoted = settled = 0.0
-    for first in range(start, start + SQUARED, BATCH):
-        images, labels = stream.images(first, first + BATCH), stream.labels[first : first + BATCH]
-        begun = time.process_time()
-        quotes = learner.quote(images)
-        quoted += time.process_time() - begun
-        begun = time.process_time()
-        learner.add(learner.settle(quotes, labels))
-        settled += time.process_time() - begun
-    return quoted, settled
+    def learn() -> None:
+        for some, names in zip(images, labels, strict=True):
+            learner.add(learner.settle(learner.quote(some), names))
+
+    quoted = _processor_seconds(quote)
+    learn()  # from now on a square is under way, at the beginning as at the end
+    return quoted / len(parts) / BATCH, (_processor_seconds(learn) - quoted) / len(parts) / BATCH, clear
 
 
 def _processor_seconds(work: Callable[[], object]) -> float:
@@ -128,19 +123,19 @@ def _publishing(broker: Broker, sums: Partition, run: Run, delta: Sums) -> tuple
                         reached = reached.plus(found[0])
             return time.perf_counter() - begun
 
-        def publish(make: Callable[[], Record[Sums]]) -> tuple[float, int]:
-            """Seconds and bytes."""
-            begun = time.perf_counter()
-            pieces = encode(sums.topic, run, make())
+        def publish(record: Record[Sums], begun: float) -> tuple[float, int]:
+            """Seconds since it was begun, and bytes."""
+            pieces = encode(sums.topic, run, record)
             with producer.transaction() as transaction:
                 transaction.produce(pieces)
             return time.perf_counter() - begun, sum(len(piece.value) for piece in pieces)
 
         for number in range(TIMES):
             spans = {0: (number, number + 1)}
-            seconds, delta_bytes = publish(lambda n=number, s=spans: Delta(str(n), s, ledger.total() - reached.sums))  # type: ignore[misc]
+            begun = time.perf_counter()
+            seconds, delta_bytes = publish(Delta(str(number), spans, ledger.total() - reached.sums), begun)
             publishes.append(seconds)
             reads.append(read())
-            _, base_bytes = publish(lambda: old)
+            _, base_bytes = publish(old, time.perf_counter())
             bases.append(read())
     return statistics.median(publishes), statistics.median(reads), statistics.median(bases), (delta_bytes, base_bytes)

@@ -7,7 +7,6 @@ themselves are not needed any more, and in such a run they would be gone from th
 """
 
 from collections import Counter
-from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,32 +27,12 @@ from pipeline.sums import Sums
 from pipeline.sums_records import Run, encode, kind
 from pipeline.topics import Topics
 from pipeline.trunk import Filters
+from tests.simulation.arithmetic import Tally
 
 IMAGES = 10_000_000
 PARTITIONS = 4
 IMAGES_LEFT = 4096
 PREFIX = "late."
-LOSS = "squared"
-
-
-class Tally:
-    """Sums as a number of deltas: what a share adds up to know what is due."""
-
-    classes: Collection[str] = ()
-
-    def __init__(self) -> None:
-        self.value = 0
-
-    def add(self, update: int) -> None:
-        self.value += update
-
-    def remove(self, update: int) -> None:
-        self.value -= update
-
-    add_sums, remove_sums = add, remove
-
-    def sums(self) -> int:
-        return self.value
 
 
 @dataclass
@@ -72,7 +51,7 @@ class History:
 
     def write(self, deltas: int) -> int:
         """At least so many deltas, and on until the next base would be due; how many it were."""
-        share: Share[int, int] = Share("history", Published(0), Tally(), self.images)
+        share: Share[int, int] = Share("history", Published(0), Tally(0), self.images)  # sums as a number of deltas
         share.keep(range(PARTITIONS))
         for partition in range(PARTITIONS):
             share.given(partition, None)
@@ -125,7 +104,7 @@ def measure(url: str, folder: Path, stream: Plan, delta: Sums, settings: Setting
     fill(url, [encode_image(stream.record(i), "images") for i in range(IMAGES_LEFT)], PREFIX, PARTITIONS)
     patient = settings.model_copy(update={"session_timeout": 60.0})  # pieces of 8 MB, on a machine that has other work
     with closing(connect(url, patient)) as broker:
-        identity = Identity.of(Filters(settings.seed, settings.filters), LOSS)
+        identity = Identity.of(Filters(settings.seed, settings.filters))
         run = Run(group, broker.topic_id(topics.images), identity, "", delta.width)
         history = History(broker, topics, run, delta, settings.publish_images)
         deltas = history.write(IMAGES // settings.publish_images)
@@ -133,7 +112,7 @@ def measure(url: str, folder: Path, stream: Plan, delta: Sums, settings: Setting
         sums = topics.sums(group)
         extent = broker.extents(sums.topic)[sums]
         for message in broker.read(sums, extent.first, extent.end):
-            kinds[kind(message)] += message.headers[1][1].startswith(b"0/")
+            kinds[kind(message)] += dict(message.headers)["piece"].startswith(b"0/")
             size += len(message.value)
     flags = ("--topic-prefix", PREFIX, "--group", group, "--partitions", str(PARTITIONS))
     with learning(url, folder / "late", settings, *flags) as learner:

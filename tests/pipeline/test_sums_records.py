@@ -138,17 +138,28 @@ def test_a_record_of_another_version_is_refused() -> None:
 
 
 @settings(deadline=None)
+@given(st.integers(0, 1 << 16), st.integers(1, 255))
+def test_bytes_that_changed_never_change_what_is_read(place: int, flipped: int) -> None:
+    delta = Delta("a-1", {0: (0, 4)}, sums([1, 2, 3]))
+    [piece] = encode("sums", RUN, delta)
+    body = bytearray(piece.value)
+    body[place % len(body)] ^= flipped
+    try:
+        found = read([changed(piece, value=bytes(body))])
+    except SumsError as error:
+        assert "topic sums, offset 10" in str(error)  # noqa: PT017  the other outcome is allowed too
+    else:  # LZ4 can say the same in several ways
+        assert isinstance(found, Delta)
+        assert found.sums.digest("") == delta.sums.digest("")
+
+
 @given(st.data())
 def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
     [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1, 2, 3])))
-    place = data.draw(st.integers(0, len(piece.value) - 1))
-    body = bytearray(piece.value)
-    body[place] ^= data.draw(st.integers(1, 255))
     worse = data.draw(
         st.sampled_from(
             [
-                changed(piece, value=bytes(body)),
-                changed(piece, value=piece.value[:place]),
+                changed(piece, value=piece.value[: data.draw(st.integers(0, len(piece.value) - 1))]),
                 changed(piece, headers=()),
                 changed(piece, headers=(("about", b"[]"), ("piece", b"0/1"))),
                 changed(piece, headers=(*piece.headers[:1], ("piece", b"x"))),
