@@ -32,7 +32,7 @@ demo: setup
 	@$(RUN) -m demo $(if $(BROKER),--broker $(BROKER)) $(ARGS)
 
 test: setup
-	@$(RUN) -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(RUN) -m pytest -n 3 --dist loadgroup $(ARGS)
 
 prove: setup
 	@$(RUN) -m benchmarks.prove $(ARGS)

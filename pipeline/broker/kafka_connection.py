@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from kafka import errors
 from kafka.net.compat import KafkaNetClient
+from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
 from pipeline.errors import (
     BrokerBusyError,
@@ -98,6 +99,24 @@ _reasons = _Reasons(logging.WARNING)
 _library = logging.getLogger("kafka")
 _library.addHandler(_reasons)
 _library.propagate = False
+
+
+def _mended(receive: Callable[[Any], tuple[bytes, Exception | None]]) -> Callable[[Any], tuple[bytes, object]]:
+    """Of bytes and the end of a connection that came together, the bytes first: the next call finds the end again.
+
+    The library drops such bytes. A broker that refuses a login says so and hangs up at once, so that where the client
+    is slow nobody would ever know why.
+    """
+
+    def mended(transport: Any) -> tuple[bytes, object]:
+        received, error = receive(transport)
+        return received, None if received else error
+
+    return mended
+
+
+for _transport in (KafkaTCPTransport, KafkaSSLTransport):
+    _transport._sock_recv = _mended(_transport._sock_recv)
 
 
 class Connection:

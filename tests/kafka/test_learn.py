@@ -95,7 +95,7 @@ def kill_often(place: Place, total: int, times: int, seed: int = 0) -> None:
 
 
 def test_kill_9_at_any_moment_changes_nothing(place: Place, capsys: Capture) -> None:
-    total = 3200
+    total = 1600
     place.send(records(total))
     kill_often(place, total, times=3)
     done = len(place.predictions())
@@ -107,7 +107,7 @@ def test_kill_9_at_any_moment_changes_nothing(place: Place, capsys: Capture) -> 
 
 @pytest.mark.xdist_group("a broker that may be killed")
 def test_a_broker_that_is_gone_for_a_while_is_waited_for(tmp_path: Path, own_kafka_server: Server) -> None:
-    total = 3200
+    total = 1600
     place = Place(tmp_path, own_kafka_server.url, f"t{uuid.uuid4()}.")
     place.send(records(total))
     with place.learner("--batch-size", 16, "--images", total) as process:
