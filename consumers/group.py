@@ -72,6 +72,11 @@ class GroupLog:
         found = [record for message in messages if (record := reader.read(message))]
         return found, end is None or tail.position >= end
 
+    def expect(self, own: Collection[Record[Sums]]) -> None:
+        """This learner is about to write these to ``sums``."""
+        if self._reading and own:
+            self._reading[1].expect(own)
+
     def learnt_again(self, partition: int, start: int, stop: int) -> Iterator[Learnt[Update]]:
         """As in the protocol. Raises RecoveryError if they are gone, or never were."""
         place = Partition(self._images, partition)

@@ -73,6 +73,7 @@ class SumsState(State):
 
     def encoded(self, publication: Publication[Any, Any]) -> list[Record]:
         delta = publication.delta
+        self.log.expect(publication.records)
         return [
             piece
             for record in publication.records

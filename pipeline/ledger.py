@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.parallel import begin, each
-from pipeline.sums import Integers, Sums
+from pipeline.sums import Integers, Sums, packed_size
 from pipeline.trunk.filters import EXACT
 
 EXACT_IMAGES = 1024
@@ -138,9 +138,12 @@ class Ledger:
         """The sums as a value of their own."""
         self._square()
         self._finish()
-        rows = [self._A[i, i:] + self._offsets[i:] + self._offsets[i] for i in range(self.width)]
+        A = np.empty(packed_size(self.width), np.int64)
+        for i, row in enumerate(_rows(A, self.width)):
+            np.add(self._A[i, i:], self._offsets[i:], out=row)
+            row += self._offsets[i]
         return Sums(
-            np.concatenate(rows),
+            A,
             {c: T.copy() for c, T in zip(self.classes, self._T, strict=True)},
             dict(zip(self.classes, self.counts, strict=True)),
         )

@@ -170,6 +170,21 @@ def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
         Reader(RUN).read(message(worse, 9))
 
 
+def test_what_a_reader_expects_is_handed_out_as_it_is_once_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sums_records, "PIECE", 20)
+    own, other = (Delta(name, {0: (0, 4)}, sums([1, 2, 3])) for name in ("a-1", "b-1"))
+    reader = Reader(RUN)
+    reader.expect([own])
+    *first, last = encode("sums", RUN, own)
+    assert first
+    assert not any(reader.read(message(piece, i)) for i, piece in enumerate(first))
+    assert reader.read(message(last, len(first))) == (own, len(first) + 1)
+    *_, decoded = (reader.read(message(piece, 9 + i)) for i, piece in enumerate(encode("sums", RUN, other)))
+    assert decoded
+    assert decoded[0] is not other
+    assert decoded[0].id == "b-1"
+
+
 def test_the_kind_of_a_record_is_told_without_decoding_it() -> None:
     pieces = encode("sums", RUN, Base("b", Published(sums([1]))))
     assert kind(message(pieces[0], 0)) == "base"
