@@ -8,30 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from consumers.intake import Reading
 from pipeline import topics as t
 from pipeline.batch import Batch
-from pipeline.broker import Member, Message, Partition, Record
+from pipeline.broker import Message, Record
 from pipeline.errors import RecordError
 from pipeline.holdings import Publication
 from pipeline.learner import MostLikely
 
 BEST = 5
 """Scores in a prediction: with a thousand classes, all of them would be 16 kB an image."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A micro-batch as it was read.
-
-    ``ends`` are the offsets after the last message of each partition, ``member`` is who the broker took the consumer
-    for at that moment, ``rebalancing`` whether the next poll may change that.
-    """
-
-    messages: list[Message]
-    batch: Batch
-    ends: Mapping[Partition, int]
-    member: Member
-    rebalancing: bool = False
 
 
 @dataclass(frozen=True)

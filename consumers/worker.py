@@ -14,12 +14,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from consumers.committer import Committer
-from consumers.job import Job, Reading
+from consumers.intake import Intake, Reading
+from consumers.job import Job
 from consumers.saver import Saver
 from consumers.state import State
 from pipeline import topics as t
-from pipeline.batch import Batch
-from pipeline.broker import Broker, Consumer, Message
+from pipeline.broker import Broker, Consumer
 from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError
 from pipeline.metrics import Metrics
 from pipeline.records import stack
@@ -38,9 +38,6 @@ PATIENCE = 0.5
 
 READ_SECONDS = 0.2
 """How often to look at what others have published."""
-
-LAG_SECONDS = 1.0
-"""How often to look how far behind it is, while records flow."""
 
 PUBLISH_SECONDS = 10.0
 """What was learnt is published after so long, however little it is."""
@@ -72,12 +69,12 @@ class Worker:
         self._broker, self._topics, self._metrics, self._settings = broker, topics, metrics, settings
         self._id, self._learns = transactional_id, folder is not None
         self._saver = Saver(broker, topics, metrics, folder, settings.snapshot_images)
+        self._intake = Intake(settings.batch_wait)
         self._sender = ThreadPoolExecutor(1, "commit")
         self._open: tuple[Job, Future[None]] | None = None
         self._lost: Job | None = None
         self._predicted: dict[int, int] = {}
         self._came_round = time.monotonic()
-        self.lag: Mapping[int, int] = {}
         self.records = 0
         self.dead_letters = 0
 
@@ -92,7 +89,6 @@ class Worker:
         self._committer = self._new_committer()
         self._known = set(state.learner.classes)
         self._read_at = self._published_at = time.monotonic()
-        self._lag_at = 0.0
         self._deleted = state.share.deletable
         self._partitions = len(self._broker.extents(self._topics.images))
         try:
@@ -107,6 +103,10 @@ class Worker:
     @property
     def scores(self) -> Scores:
         return self.state.scores
+
+    @property
+    def lag(self) -> Mapping[int, int]:
+        return self._intake.lag
 
     @property
     def generation(self) -> int:
@@ -144,7 +144,8 @@ class Worker:
         after()
 
     def _turn(self, most: int, stop: threading.Event) -> None:
-        reading = self._read(most)
+        self.came_round()
+        reading = self._intake.read(self._consumer, most, 0 if self._open else PATIENCE, self._known)
         if reading.rebalancing or reading.member != self._member:
             self._land()
             self._metrics.rebalances.inc()
@@ -259,29 +260,6 @@ class Worker:
             log.info("others go on with what was not published: %s", error)
         self._saver.save(self.state)
         self._saver.finish()
-
-    # -- reading
-
-    def _read(self, most: int) -> Reading:
-        """A full micro-batch, or what there is when the first of it has waited long enough; decoded."""
-        self.came_round()
-        messages = self._poll(most, 0 if self._open else PATIENCE)
-        deadline = time.monotonic() + self._settings.batch_wait
-        while messages and len(messages) < most and (left := deadline - time.monotonic()) > 0:
-            messages += self._poll(most - len(messages), left)
-        self._look_at_lag(bool(messages))
-        batch, ends = Batch.of(messages, self._known), t.ends(messages)
-        return Reading(messages, batch, ends, self._consumer.member, self._consumer.rebalancing)
-
-    def _look_at_lag(self, flows: bool) -> None:
-        """Now and then: it asks the broker. Where nothing flows, that also tells whether there is one."""
-        if not flows or time.monotonic() - self._lag_at > LAG_SECONDS:
-            self.lag = {partition.number: records for partition, records in self._consumer.lag().items()}
-            self._lag_at = time.monotonic()
-
-    def _poll(self, most: int, timeout: float) -> list[Message]:
-        # A poll that changes the group fences what is still to be committed.
-        return [] if self._consumer.rebalancing else self._consumer.poll(most, timeout)
 
     # -- a micro-batch
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,18 +59,18 @@ class Clearing:
 
     def settle(self, quotes: Quotes, labels: Sequence[str | None]) -> Update:
         """Let the vendors bid on the labelled images. Changes nothing."""
-        places = [i for i, label in enumerate(labels) if label is not None]
+        places = np.array([i for i, label in enumerate(labels) if label is not None], np.int64)
         names = [label for label in labels if label is not None]
         classes = tuple(dict.fromkeys([*quotes.classes, *names]))
         logits = np.zeros((len(places), len(classes)), np.float32)
         logits[:, : len(quotes.classes)] = quotes.logits[places]
         targets, sound = market.settle(logits, market.columns(names, classes), self._loss)
         return Update(
-            quotes.products[places][sound],
+            quotes.products[places[sound]],
             targets[sound],
-            tuple(name for name, good in zip(names, sound, strict=True) if good),
+            tuple(compress(names, sound)),
             classes,
-            tuple(place for place, good in zip(places, sound, strict=True) if not good),
+            tuple(places[~sound].tolist()),
         )
 
     def add(self, update: Update) -> None:

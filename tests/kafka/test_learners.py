@@ -80,8 +80,10 @@ class Learners:
             until(lambda: self.all_alive() and sum(at.offset for at in self._committed(broker).values()) >= done)
 
     def work_to_the_end(self) -> None:
+        """Until all is learnt, and who came late is in the group: before that it does not know how to stop cleanly."""
         with self.place.broker() as broker:
             until(lambda: self.all_alive() and self._is_at_the_end(broker))
+            until(lambda: self.all_alive() and broker.members(self.place.group) == len(self.running))
 
     def _is_at_the_end(self, broker: Broker) -> bool:
         committed = self._committed(broker)
