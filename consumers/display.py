@@ -51,7 +51,7 @@ class Display:
             yield
 
     def update(self) -> None:
-        if not sys.stderr.isatty() and time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+        if time.monotonic() - self._said >= SECONDS_BETWEEN_LINES and not sys.stderr.isatty():
             self._line()
 
     def _line(self) -> None:

@@ -1,14 +1,12 @@
 """The learner ``paths``: Marketplace as published, and what makes it learn on a real stream."""
 
 from pipeline.paths.network import Network, Shape
-from pipeline.trunk import Backend
+from pipeline.trunk import Backend, takes_blas
 
 
 def make(shape: Shape, backend: Backend = "auto") -> Network:
-    """What computes the blocks of a network: with ``auto``, BLAS where tinygrad would compute on the CPU too."""
-    from pipeline.trunk.device import default_device
-
-    if backend == "blas" or (backend == "auto" and default_device() == "CPU"):
+    """What computes the blocks of a network."""
+    if takes_blas(backend):
         from pipeline.paths.blas import BlasNetwork
 
         return BlasNetwork(shape)

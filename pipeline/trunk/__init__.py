@@ -1,5 +1,8 @@
 """The trunk: fixed integer layers from an image to its products; the same bits whatever computes it."""
 
+import glob
+import os
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -13,16 +16,15 @@ Trunk = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 
 Backend = Literal["auto", "blas", "tinygrad"]
 
-__all__ = ["Backend", "Filters", "Trunk", "make"]
+DEVICE_FILES = ("/dev/nvidia*", "/dev/kfd", "/dev/dri/renderD*", "/dev/kgsl*", "/dev/dxg")
+"""Linux has one of these where there is an accelerator, of any maker."""
+
+__all__ = ["Backend", "Filters", "Trunk", "make", "takes_blas"]
 
 
 def make(filters: Filters, backend: Backend = "auto", batch_size: int = 256) -> Trunk:
-    """A trunk that computes ``filters``.
-
-    ``auto`` is BLAS where tinygrad would compute on the CPU too, tinygrad on any other device. tinygrad compiles
-    for exactly ``batch_size`` images, here and now.
-    """
-    if backend == "blas" or (backend == "auto" and not _has_accelerator()):
+    """A trunk that computes ``filters``; tinygrad compiles it for exactly ``batch_size`` images, here and now."""
+    if takes_blas(backend):
         from pipeline.trunk.blas import BlasTrunk
 
         return BlasTrunk(filters)
@@ -31,7 +33,14 @@ def make(filters: Filters, backend: Backend = "auto", batch_size: int = 256) -> 
     return DeviceTrunk(filters, batch_size)
 
 
-def _has_accelerator() -> bool:
-    from pipeline.trunk.device import default_device
+def takes_blas(backend: Backend) -> bool:
+    """Whether BLAS computes: ``auto`` is BLAS where tinygrad would compute on the CPU too.
 
-    return default_device() != "CPU"
+    tinygrad tries its drivers in turn, which takes two seconds. So it is asked only where there may be something to
+    find, or where its variable ``DEV`` names a device.
+    """
+    if backend == "auto" and ("DEV" in os.environ or sys.platform != "linux" or any(map(glob.glob, DEVICE_FILES))):
+        from pipeline.trunk.device import default_device
+
+        return default_device() == "CPU"
+    return backend != "tinygrad"

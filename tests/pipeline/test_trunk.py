@@ -1,12 +1,15 @@
 """The trunk gives the same bits as plain int64 arithmetic, whatever computes it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.trunk import Backend, Filters, Trunk, make
+from pipeline import trunk as trunk_module
+from pipeline.trunk import Backend, Filters, Trunk, device, make
+from pipeline.trunk.blas import BlasTrunk
 from pipeline.trunk.filters import gabors_and_blurs, random_filters
 from tests.pipeline.reference import products
 
@@ -47,6 +50,28 @@ def test_products_of_an_image_do_not_depend_on_the_batch_it_comes_in(trunk: Trun
     assert together.shape == (count, Filters(seed=3, count=5).width)
     assert together.dtype == np.uint8
     assert all(np.array_equal(a, b) for a, b in zip(one_by_one, together, strict=True))
+
+
+@pytest.mark.parametrize(("variable", "file", "asked"), [("", "", 0), ("CPU", "", 1), ("", "gpu0", 1)])
+def test_tinygrad_is_asked_for_a_device_only_where_there_may_be_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, variable: str, file: str, asked: int
+) -> None:
+    answers: list[str] = []
+
+    def answer() -> str:
+        answers.append("CPU")
+        return "CPU"
+
+    monkeypatch.setattr(device, "default_device", answer)
+    monkeypatch.setattr(trunk_module, "DEVICE_FILES", (str(tmp_path / "gpu*"),))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("DEV", raising=False)
+    if variable:
+        monkeypatch.setenv("DEV", variable)
+    if file:
+        (tmp_path / file).touch()
+    assert isinstance(make(Filters(seed=3, count=5), "auto"), BlasTrunk)
+    assert len(answers) == asked
 
 
 def test_the_default_trunk_equals_the_reference() -> None:
