@@ -264,8 +264,11 @@ class Worker:
     # -- a micro-batch
 
     def _step(self, reading: Reading) -> None:
-        """Quote while the micro-batch before is committed, if it may be, then settle and begin to commit."""
-        if not self.state.overlaps:
+        """Quote while the micro-batch before is committed, if it may be, then settle and begin to commit.
+
+        Who knows nothing yet waits for what the first one teaches.
+        """
+        if not (self.state.overlaps and self.generation):
             self._land()
         state, generation, labels = self.state, self.generation, reading.batch.labels
         with self._metrics.quote_seconds.time():

@@ -52,6 +52,12 @@ def test_predictions_say_what_was_served_and_by_whom(place: Place, capsys: Captu
     assert last["generation"] > 0
 
 
+def test_the_second_micro_batch_is_served_by_what_the_first_one_taught(place: Place, capsys: Capture) -> None:
+    place.send(records(96))
+    place.learn(capsys, "--images", 96)
+    assert [p["generation"] for p in place.predictions()][:64] == [0] * 32 + [1] * 32
+
+
 def test_the_journal_tells_every_micro_batch(place: Place, capsys: Capture) -> None:
     place.send(records(300))
     summary = place.learn(capsys, "--images", 300)
