@@ -130,10 +130,9 @@ def text(cell: Sequence[float] | None, bold: bool) -> str:
     """Mean, and the range over the seeds where there are several."""
     if cell is None:
         return "–"
-    mean, low, high = cell
-    shown = f"{mean:.3f}".replace("0.", ".", 1)
-    shown = f"**{shown}**" if bold else shown
-    return shown if low == high else f"{shown} ({low:.3f}–{high:.3f})".replace("(0.", "(.").replace("–0.", "–.")
+    mean, low, high = (f"{value:.3f}".replace("0.", ".", 1) for value in cell)
+    shown = f"**{mean}**" if bold else mean
+    return shown if low == high else f"{shown} ({low} to {high})"
 
 
 def tables(rows: Sequence[Result]) -> Iterable[str]:
@@ -216,7 +215,7 @@ def draw(results: Sequence[Result], path: Path) -> None:
 
 
 def _dots(axes: Axes, results: Sequence[Result], scenario: str) -> None:
-    names = list(LEARNERS)
+    names = [name for name in LEARNERS if any(r["learner"] == name for r in results)]
     for group, marker, colour in (("digits", "o", "C0"), ("fashion", "s", "C1")):
         points = [(r["held_out"][group], names.index(r["learner"])) for r in results if r["scenario"] == scenario]
         if points:

@@ -7,7 +7,7 @@ import orjson
 import pytest
 
 from benchmarks import compare
-from benchmarks.compare import Results, markdown, summary
+from benchmarks.compare import Results, markdown, summary, text
 from pipeline.errors import SettingsError
 from pipeline.learners import LEARNERS
 from pipeline.settings import Settings
@@ -51,11 +51,15 @@ def test_a_row_says_which_seeds_it_is_of_and_how_far_they_are_apart(some: list[d
 
 def test_the_best_is_bold_and_every_defeat_is_told(some: list[dict[str, Any]]) -> None:
     page = markdown(some)
-    assert "| `clearing` | 0, 1 | .505 (.500–.510) |" in page
+    assert "| `clearing` | 0, 1 | .505 (.500 to .510) |" in page
     assert "| `ncm` | 0 | **.600** | **.500** | **.600** | **.500** |" in page
     assert "- `mixed`, held out, digits: `ncm` 0.6000, `clearing` 0.5050" in page
     assert "paths" not in page
     assert "Nowhere." in markdown([r for r in some if r["learner"] == "clearing"])
+
+
+def test_a_range_below_zero_can_be_read() -> None:
+    assert text([-0.002, -0.003, -0.001], bold=False) == "-.002 (-.003 to -.001)"
 
 
 def test_costs_name_passes_speed_and_state(some: list[dict[str, Any]]) -> None:

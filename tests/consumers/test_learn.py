@@ -2,8 +2,11 @@
 
 import json
 import signal
+import threading
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,24 @@ def test_the_second_micro_batch_is_served_by_what_the_first_one_taught(place: Pl
     place.send(records(96))
     place.learn(capsys, "--images", 96)
     assert [p["generation"] for p in place.predictions()][:64] == [0] * 32 + [1] * 32
+
+
+def test_stopped_before_it_took_over_it_claims_no_score_of_the_group(
+    place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.send(records(96))
+    place.learn(capsys, "--images", 64)
+
+    @contextmanager
+    def stopped(_patience: float) -> Iterator[threading.Event]:
+        stop = threading.Event()
+        stop.set()
+        yield stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.cli.stop_on_signals", stopped)
+        assert place.learn(capsys)["labelled_images"] == 0
+    assert place.learn(capsys, "--images", 32)["labelled_images"] == 96
 
 
 def test_the_journal_tells_every_micro_batch(place: Place, capsys: Capture) -> None:
