@@ -171,7 +171,7 @@ class Worker:
             if not self._consumer.rebalancing and self._has_taken_over():
                 return
             self._consumer.poll(1, PATIENCE)  # what it hands out is read again
-        self.state.alone = False  # others may be at work: it was stopped before it could tell
+        self._look_who_predicts()  # stopped before it had anything, it counts nothing of the group's
 
     def _has_taken_over(self) -> bool:
         share, begun = self.state.share, time.perf_counter()

@@ -155,14 +155,15 @@ class Ledger:
         """
         self._square()
         self._finish()
-        each(partial(self._read_tile, self._equations), self._tiles)
+        each(self._read_tile, self._tiles)
         return self._equations, np.array(self._T, np.float64).reshape(-1, self.width).T
 
-    def _read_tile(self, A: NDArray[np.float64], tile: tuple[slice, slice]) -> None:
+    def _read_tile(self, tile: tuple[slice, slice]) -> None:
         rows, columns = tile
-        A[tile] = self._A[tile]
-        A[tile] += self._offsets[rows, None]
-        A[tile] += self._offsets[columns]
+        numbers = self._equations[tile]
+        numbers[:] = self._A[tile]
+        numbers += self._offsets[rows, None]
+        numbers += self._offsets[columns]
 
 
 def _unpacked(packed: Integers, width: int) -> Integers:

@@ -137,13 +137,11 @@ class Reader:
             parts = self._pieces.put(message.offset, about["id"], piece, pieces, message.value)
             if parts is None:
                 return None
-            record = self._own.pop(about["id"], None) or _record(about, self._sums(about, parts))
+            own = self._own.pop(about["id"], None)
+            record = own or _record(about, _decoded(about["form"], b"".join(parts), self._run.width))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise SumsError(f"{where}: damaged, or no record of sums at all: {error!r}") from error
         return record, self._pieces.position(message.offset + 1)
-
-    def _sums(self, about: Mapping[str, Any], parts: Sequence[bytes]) -> Sums:
-        return _decoded(about["form"], b"".join(parts), self._run.width)
 
 
 def run_in(message: Message) -> Run:

@@ -153,6 +153,7 @@ def test_bytes_that_changed_never_change_what_is_read(place: int, flipped: int) 
         assert found.sums.digest("") == delta.sums.digest("")
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
     [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1, 2, 3])))

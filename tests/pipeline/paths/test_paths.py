@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -88,8 +88,8 @@ def close(model: Base, expected: list[Doubles]) -> None:
 
 def check_continual(
     make: Callable[[Shape], Network], shape: Shape, terms: Terms, count: int, generation: int = 0
-) -> None:
-    """Serve and learn one micro-batch, and compare with the reference."""
+) -> bool:
+    """Serve and learn one micro-batch, and compare with the reference; False where the step cannot be compared."""
     begun = base(shape, terms.seed, generation)
     learner = Paths(begun, make(shape), terms)
     pixels, labels = images(count, shape.side, terms.seed)
@@ -102,9 +102,11 @@ def check_continual(
     learner.clear()
     weights = weighted(begun, terms, labels)
     losses = [w * reference.loss(h, int(label)) for w, h, label in zip(weights, logits, labels, strict=True)]
-    if np.std(losses) >= TOLD_APART:
-        z = reference.outcomes(losses)
-        close(learner.base(), moved(begun, reference.step(d, paths, z, terms.unit, rate(begun, terms))))
+    if np.std(losses) < TOLD_APART:
+        return False
+    z = reference.outcomes(losses)
+    close(learner.base(), moved(begun, reference.step(d, paths, z, terms.unit, rate(begun, terms))))
+    return True
 
 
 TERMS = st.builds(
@@ -123,12 +125,12 @@ TERMS = st.builds(
 @settings(max_examples=25, deadline=None)
 @given(shape=SHAPES, terms=TERMS, count=COUNTS, generation=st.integers(0, 5))
 def test_a_continual_step_is_the_reference_s(shape: Shape, terms: Terms, count: int, generation: int) -> None:
-    check_continual(BlasNetwork, shape, terms, count, generation)
+    assume(check_continual(BlasNetwork, shape, terms, count, generation))
 
 
 @pytest.mark.parametrize(("v", "count"), [((4, 4, 4), 8), ((3, 2, 1), 7)])
 def test_tinygrad_makes_the_same_step(v: tuple[int, int, int], count: int) -> None:
-    check_continual(DeviceNetwork, SMALL, Terms(vendors=v, last="parameters", lr=0.05), count)
+    assert check_continual(DeviceNetwork, SMALL, Terms(vendors=v, last="parameters", lr=0.05), count)
 
 
 def grown(terms: Terms, generation: int) -> list[list[int]]:
@@ -171,8 +173,7 @@ def test_a_step_of_the_training_form_is_the_reference_s(
 
     paths = grown(terms, generation)
     losses = [loss(through(path), weights) for path in paths]
-    if np.std(losses) < TOLD_APART:
-        return
+    assume(np.std(losses) >= TOLD_APART)
     step = reference.step(d, paths, reference.outcomes(losses), terms.unit, rate(begun, terms))
     tried = {scale: loss(moved(begun, [scale * part for part in step]), [1.0] * 3) for scale in terms.scales}
     assert tried[update.scale] <= min(tried.values()) + 1e-5
