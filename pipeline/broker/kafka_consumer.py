@@ -1,10 +1,12 @@
 """The consumer on Kafka: a member of a group, whose membership changes inside ``poll`` and nowhere else."""
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from kafka import KafkaConsumer as Client
 from kafka import errors
+from kafka.consumer.fetcher import Fetcher
 from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
 from kafka.structs import MemberState, TopicPartition
 
@@ -30,6 +32,24 @@ READING: dict[str, object] = {
     "max_partition_fetch_bytes": 1 << 19,
     "metrics_enabled": False,
 }
+
+_Fetched = tuple[dict[TopicPartition, list[Any]], bool]
+
+
+def _mended(fetch: Callable[..., _Fetched]) -> Callable[..., _Fetched]:
+    """Look again where an answer came while the library looked for one.
+
+    It then takes itself for idle, with the records at hand, and sleeps for 0.1 s: at full speed at every tenth poll.
+    """
+
+    def mended(fetcher: Any, *arguments: Any, **named: Any) -> _Fetched:
+        records, idle = fetch(fetcher, *arguments, **named)
+        return fetch(fetcher, *arguments, **named) if idle and fetcher._completed_fetches else (records, idle)
+
+    return mended
+
+
+Fetcher.fetch_records = _mended(Fetcher.fetch_records)
 
 
 def place(partition: Partition) -> TopicPartition:

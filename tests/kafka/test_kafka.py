@@ -4,9 +4,11 @@ import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
+from types import SimpleNamespace
 
 import pytest
 from kafka import KafkaAdminClient, TopicPartition
+from kafka.consumer import group
 
 from pipeline.broker import (
     Broker,
@@ -245,6 +247,24 @@ def test_a_position_whose_records_are_gone_is_refused_with_the_offsets(broker: B
     assert poll(broker.consumer(f"new-{topic}", topic), 1)[0].offset in (0, 60)
     assert broker.extents(topic)[Partition(topic, 0)].first == 60
     assert next(broker.read(Partition(topic, 0), 0, 100)).offset == 60
+
+
+def test_a_reader_never_sleeps_while_there_are_records(
+    broker: Broker, topic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [Record(topic, os.urandom(800)) for _ in range(10_000)]
+    with closing(broker.producer("much")) as producer, producer.transaction() as transaction:
+        transaction.produce(records)
+    slept: list[float] = []
+    for turn in range(4):
+        with closing(broker.consumer(f"g{turn}-{topic}", topic)) as consumer:
+            values = [message.value for message in poll(consumer, 1)]
+            with monkeypatch.context() as patch:
+                patch.setattr(group, "time", SimpleNamespace(**{**vars(time), "sleep": slept.append}))
+                while len(values) < len(records):
+                    values += [message.value for message in consumer.poll(256, 30)]
+        assert values == [record.value for record in records]
+    assert slept == []
 
 
 def test_a_position_past_the_end_is_refused_and_not_moved(broker: Broker, topic: str) -> None:
