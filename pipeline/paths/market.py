@@ -21,8 +21,8 @@ from pipeline.paths.network import Floats
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-CANCELLED = 1e-9
-"""A sum of outcomes that is smaller than this share of their sizes is rounding."""
+ROUNDING = 2.0**-20
+"""Losses are known to this share of them: networks compute in float32, of 24 bits."""
 
 
 def outcomes(losses: Doubles) -> Doubles:
@@ -31,13 +31,19 @@ def outcomes(losses: Doubles) -> Doubles:
     return (losses.mean() - losses) / deviation if deviation > 0 else np.zeros_like(losses)
 
 
-def coefficients(z: Doubles, vendor: Integers, vendors: int) -> Floats:
+def rounding(losses: Doubles) -> float:
+    """What rounding may add to the z of a path with such losses."""
+    deviation = losses.std() if losses.size else 0.0
+    return float(ROUNDING * np.abs(losses).mean() / deviation) if deviation > 0 else 0.0
+
+
+def coefficients(losses: Doubles, vendor: Integers, vendors: int) -> Floats:
     """One number for each vendor of a spec: the sum of z over its paths; ``vendor`` says which one a path took.
 
     0 where paths cancel but for rounding: brought to unit length, that would become a direction.
     """
-    sums = np.bincount(vendor, z, vendors)
-    return np.where(np.abs(sums) > CANCELLED * np.abs(z).sum(), sums, 0.0).astype(np.float32)
+    sums, paths = np.bincount(vendor, outcomes(losses), vendors), np.bincount(vendor, minlength=vendors)
+    return np.where(np.abs(sums) > paths * rounding(losses), sums, 0.0).astype(np.float32)
 
 
 def weights(labels: Sequence[str], before: Mapping[str, int]) -> Doubles:

@@ -54,13 +54,13 @@ class Tree:
         quoted = market.widened(logits.reshape(logits.shape[0] * logits.shape[1], len(drawn.classes)), len(classes))
         again = np.tile(columns(labels, classes), len(logits))
         paid = self.loss(quoted, again).reshape(logits.shape[:2])
-        z = market.outcomes((weights * paid).mean(axis=1))
+        losses = (weights * paid).mean(axis=1)
         update = Update(
             drawn.generation,
             classes,
             len(drawn.classes),
             dict(Counter(labels)),
-            tuple(market.coefficients(z, vendor[s], self.terms.vendors[s]) for s in self.terms.traded),
+            tuple(market.coefficients(losses, vendor[s], self.terms.vendors[s]) for s in self.terms.traded),
             *self._sums(quoted, again, np.tile(weights, len(logits)), products, drawn.generation),
         )
         return replace(update, scale=self._scale(model, update, offered, labels))

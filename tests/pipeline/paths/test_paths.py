@@ -1,6 +1,6 @@
 """One step of ``paths`` is the step that the formulas say; so is the training form's."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -33,6 +33,10 @@ SMALL = Shape(side=12, widths=(3, 4), kernels=(3, 2))
 
 TOLD_APART = 5e-4
 """Losses that deviate by less are closer together than float32 can tell apart to the fifth digit of a step."""
+
+CANCELLED, NEARLY = 1e-9, 1e-5
+"""Outcomes cancel where their sum is a smaller share of them than the first; between both float32 cannot tell. The
+second is for losses that deviate as much as they are large."""
 
 Images = NDArray[np.uint8]
 Doubles = NDArray[np.float64]
@@ -77,6 +81,15 @@ def served(begun: Base, d: list[list[Doubles]], path: list[int], image: NDArray[
     return reference.logits(reference.products(begun.shape, specs, image), specs[2])
 
 
+def clear_cut(paths: Sequence[Sequence[int]], losses: Sequence[float]) -> bool:
+    """Whether float32 can tell losses apart, and in which vendors they cancel."""
+    if np.std(losses) < TOLD_APART:
+        return False
+    z, nearly = np.array(reference.outcomes(losses)), NEARLY * np.mean(losses) / np.std(losses)
+    shares = [abs(z[chosen == v].sum()) / np.abs(z).sum() for chosen in np.array(paths).T for v in np.unique(chosen)]
+    return not any(CANCELLED < share < nearly for share in shares)
+
+
 def moved(begun: Base, step: list[Doubles]) -> list[Doubles]:
     return [part + s for part, s in zip(begun.parameters, step, strict=True)]
 
@@ -102,7 +115,7 @@ def check_continual(
     learner.clear()
     weights = weighted(begun, terms, labels)
     losses = [w * reference.loss(h, int(label)) for w, h, label in zip(weights, logits, labels, strict=True)]
-    if np.std(losses) < TOLD_APART:
+    if not clear_cut(paths, losses):
         return False
     z = reference.outcomes(losses)
     close(learner.base(), moved(begun, reference.step(d, paths, z, terms.unit, rate(begun, terms))))
@@ -152,6 +165,13 @@ def grown(terms: Terms, generation: int) -> list[list[int]]:
     sampling=1,  # both paths go through one vendor of the second spec, and their outcomes cancel there
     several=False,
 )
+@example(
+    shape=Shape(side=12, widths=(1, 1), kernels=(4, 1)),
+    terms=Terms(vendors=(2, 2, 2), last="parameters", lr=0.05, probe=1.0, unit="per_spec", seed=97),
+    generation=0,
+    sampling=0,  # nothing changes with the first spec's vendor but how losses are rounded
+    several=False,
+)
 def test_a_step_of_the_training_form_is_the_reference_s(
     shape: Shape, terms: Terms, generation: int, sampling: int, several: bool
 ) -> None:
@@ -173,7 +193,7 @@ def test_a_step_of_the_training_form_is_the_reference_s(
 
     paths = grown(terms, generation)
     losses = [loss(through(path), weights) for path in paths]
-    assume(np.std(losses) >= TOLD_APART)
+    assume(clear_cut(paths, losses))
     step = reference.step(d, paths, reference.outcomes(losses), terms.unit, rate(begun, terms))
     tried = {scale: loss(moved(begun, [scale * part for part in step]), [1.0] * 3) for scale in terms.scales}
     assert tried[update.scale] <= min(tried.values()) + 1e-5
