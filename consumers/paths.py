@@ -53,6 +53,7 @@ class PathsState(State):
 
     # Which generation a micro-batch is quoted by must not depend on how long a commit takes.
     overlaps = False
+    any_size = False
 
     @property
     def digest(self) -> str:

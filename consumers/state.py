@@ -51,6 +51,9 @@ class State(ABC):
     overlaps = True
     """Whether a micro-batch may be quoted while the one before is committed."""
 
+    any_size = True
+    """Whether what is learnt is the same whatever the sizes of micro-batches."""
+
     @property
     @abstractmethod
     def digest(self) -> str:

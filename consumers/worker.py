@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from consumers.committer import Committer
 from consumers.intake import Intake, Reading
 from consumers.job import Job
+from consumers.pace import Pace, bite
 from consumers.saver import Saver
 from consumers.state import State
 from pipeline import topics as t
@@ -35,12 +36,6 @@ HEALTHY_SECONDS = 60.0
 
 PATIENCE = 0.5
 """Seconds that an idle worker waits for records before it looks whether it should stop."""
-
-READ_SECONDS = 0.2
-"""How often to look at what others have published."""
-
-PUBLISH_SECONDS = 10.0
-"""What was learnt is published after so long, however little it is."""
 
 LAST_SECONDS = 5.0
 """How long a learner that stops waits for what it has published to come back: less than ``cli.PATIENCE``."""
@@ -88,7 +83,7 @@ class Worker:
         self._consumer, self.state = consumer, state
         self._committer = self._new_committer()
         self._known = set(state.learner.classes)
-        self._read_at = self._published_at = time.monotonic()
+        self._pace = Pace(time.monotonic())
         self._deleted = state.share.deletable
         self._partitions = len(self._broker.extents(self._topics.images))
         try:
@@ -132,11 +127,14 @@ class Worker:
         """
         while not stop.is_set():
             try:
-                left = self._settings.batch_size if most is None else most - self._taken
+                if not self.generation or self._bite() < self._settings.batch_size:
+                    self._catch_up()
+                size = self._bite()
+                left = size if most is None else most - self._taken
                 if left <= 0:
                     self._land()
                     break
-                self._turn(min(left, self._settings.batch_size), stop)
+                self._turn(min(left, size), stop)
             except FencedError as error:
                 self._go_on(error, stop)
             after()
@@ -156,8 +154,21 @@ class Worker:
         else:
             self._land()
             self._follow()
-            if self._is_time():
+            if self._pace.is_time_to_publish(time.monotonic()):
                 self._publish()
+
+    def _bite(self) -> int:
+        """The most records to take at once."""
+        if not (self._learns and self.state.any_size):
+            return self._settings.batch_size
+        known = max(self.settled_images, self.records)
+        return bite(self._settings.batch_size, known, len(self._consumer.assignment) / self._partitions)
+
+    def _catch_up(self) -> None:
+        """Early on a micro-batch teaches too much, be it its own or another's, for the next to be quoted without."""
+        self._land()
+        self._publish()
+        self._follow(at_once=True)
 
     def _new_committer(self) -> Committer:
         return Committer(self._broker, self._topics, self._id, self._metrics, self.state)
@@ -218,13 +229,14 @@ class Worker:
         self._committer = self._new_committer()
         self._take_over(stop)
 
-    def _follow(self) -> None:
+    def _follow(self, at_once: bool = False) -> None:
         """Take in what others have published, now and then. No transaction is open."""
-        if time.monotonic() - self._read_at < READ_SECONDS:
+        begun = time.monotonic()
+        if not at_once and not self._pace.is_time_to_read(begun):
             return
-        self._read_at = time.monotonic()
         share, images = self.state.share, self.settled_images
         read(share, self.state.log)
+        self._pace.read(begun, time.monotonic())
         if share.deletable > self._deleted:
             self._deleted = share.deletable
             self._broker.delete_before(self._topics.sums(self._member.group), self._deleted)
@@ -232,9 +244,6 @@ class Worker:
             self._known |= set(self.state.learner.classes)
             self._clear()
         self._saver.save_if_due(self.state)
-
-    def _is_time(self) -> bool:
-        return time.monotonic() - self._published_at > PUBLISH_SECONDS
 
     def _publish(self) -> None:
         """Publish what there is, without a micro-batch. Nothing else is open."""
@@ -247,7 +256,7 @@ class Worker:
             share.aborted()
             raise
         share.committed({})
-        self._published_at = time.monotonic()
+        self._pace.published(time.monotonic())
 
     def _finish(self) -> None:
         """Leave nothing unpublished, if the group allows it, and write a snapshot."""
@@ -265,11 +274,8 @@ class Worker:
     # -- a micro-batch
 
     def _step(self, reading: Reading) -> None:
-        """Quote while the micro-batch before is committed, if it may be, then settle and begin to commit.
-
-        Who knows nothing yet waits for what the first one teaches.
-        """
-        if not (self.state.overlaps and self.generation):
+        """Quote while the micro-batch before is committed, if it may be, then settle and begin to commit."""
+        if not self.state.overlaps:
             self._land()
         state, generation, labels = self.state, self.generation, reading.batch.labels
         with self._metrics.quote_seconds.time():
@@ -279,7 +285,7 @@ class Worker:
         self._make_room()
         update = state.learner.settle(quotes, labels if self._learns else [None] * len(labels))
         ends = {partition.number: end for partition, end in reading.ends.items()}
-        publication = state.share.begin(ends, at_rest=self._is_time())
+        publication = state.share.begin(ends, at_rest=self._pace.is_time_to_publish(time.monotonic()))
         clock, predictions = state.share.positions, quotes.predictions()
         told = state.told(update)
         job = Job(reading, quotes, predictions, update, generation, clock, publication, self._learns, told)
@@ -309,7 +315,7 @@ class Worker:
         with self._metrics.settle_seconds.time():
             self.state.share.committed(self.state.parts(job))
         if job.publication.records:
-            self._published_at = time.monotonic()
+            self._pace.published(time.monotonic())
         self._clear()
         self._saver.save_if_due(self.state)
 

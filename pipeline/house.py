@@ -11,7 +11,7 @@ PRIOR = 1e-3
 """α = PRIOR · D · mean of diag A / images: a constant, worth about 2.5 images. Between 3e-4 and 3e-3 it is not
 delicate. Proportional to A it would be too weak where there are about as many images as products."""
 
-FIRST = 256
+FIRST = 32
 """Images of the first clearing, and the fewest between two."""
 
 GROWTH = 1.0

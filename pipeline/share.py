@@ -46,9 +46,10 @@ class Adder(Protocol[U_contra, H]):
 
 
 class Schedule:
-    """When to publish: after 1, 2, 3, 5, 8 … micro-batches, again so after a new class, and every ``most`` images.
+    """When to publish: at half as many images again as the last time, from the beginning after a new class, and
+    every ``most`` images.
 
-    Each time half as many again: of what the others have learnt early on, a learner lacks a sixth on average.
+    Of what the others have learnt early on, a learner lacks a sixth on average.
     """
 
     def __init__(self, most: int) -> None:
@@ -57,18 +58,17 @@ class Schedule:
 
     def begin(self) -> None:
         """Something new: publish soon and often."""
-        self._batches, self._next = 0, 1
+        self._images, self._next = 0, 1
 
-    def learnt(self) -> None:
-        """One more micro-batch."""
-        self._batches += 1
+    def learnt(self, images: int) -> None:
+        """From so many more images."""
+        self._images += images
 
     def due(self, unpublished: int) -> bool:
-        return self._batches >= self._next or unpublished >= self._most
+        return self._images >= self._next or unpublished >= self._most
 
     def published(self) -> None:
-        while self._next <= self._batches:
-            self._next += -(-self._next // 2)
+        self._next = max(1, self._images + -(-self._images // 2))
 
 
 class Share(Holdings[U], Generic[U, G]):
@@ -202,8 +202,7 @@ class Share(Holdings[U], Generic[U, G]):
             self._learn(partition, learnt)
         if len(self.adder.classes) > classes:
             self._schedule.begin()
-        if parts:
-            self._schedule.learnt()
+        self._schedule.learnt(sum(learnt.images for learnt in parts.values()))
 
     def _publication(self, at_rest: bool) -> Publication[U, G]:
         delta: Delta[G] | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from math import inf
 
 from benchmarks.scale.costs import Costs
-from consumers.worker import PUBLISH_SECONDS, READ_SECONDS
+from consumers.pace import PUBLISH_SECONDS, READ_SECONDS, Pace
 from pipeline.share import DELTAS_PER_BASE, MOST_UNPUBLISHED, Schedule
 
 BATCH = 256
@@ -69,13 +69,12 @@ class Link:
 @dataclass
 class Learner:
     schedule: Schedule
+    pace: Pace
     link: Link
     unpublished: int = 0
     open: int = 0
     seen: int = 0
     awaited: bool = False
-    read_at: float = 0.0
-    published_at: float = 0.0
     inbox: list[tuple[float, int, int]] = field(default_factory=list)
 
 
@@ -85,7 +84,10 @@ class Group:
     def __init__(self, case: Case) -> None:
         self._case = case
         self._broker_in, self._broker_out = Link(case.link), Link(case.link)
-        self._learners = [Learner(Schedule(case.publish_images), Link(case.link)) for _ in range(case.learners)]
+        self._learners = [
+            Learner(Schedule(case.publish_images), Pace(0.0, case.publish_seconds), Link(case.link))
+            for _ in range(case.learners)
+        ]
         self._deltas = self._learnt = 0
 
     def play(self) -> Found:
@@ -128,17 +130,16 @@ class Group:
             now += BATCH * self._case.image_seconds
             self._learnt += BATCH
             me.unpublished += BATCH
-            me.schedule.learnt()
+            me.schedule.learnt(BATCH)
         else:  # it waits for what it has published
             now = max(now, min((at for at, _, _ in me.inbox), default=now)) + READ_SECONDS / 10
-        if now - me.read_at >= READ_SECONDS:
+        if me.pace.is_time_to_read(now):
             now = self._read(now, number)
-        due = me.schedule.due(me.unpublished) or now - me.published_at > self._case.publish_seconds
+        due = me.schedule.due(me.unpublished) or me.pace.is_time_to_publish(now)
         return self._publish(now, number) if due and not me.awaited and me.unpublished else now
 
     def _read(self, now: float, number: int) -> float:
-        me, costs = self._learners[number], self._case.costs
-        me.read_at = now
+        me, costs, begun = self._learners[number], self._case.costs, now
         while me.inbox and me.inbox[0][0] <= now:
             _, owner, images = heapq.heappop(me.inbox)
             if owner == BASE:
@@ -148,6 +149,7 @@ class Group:
             me.seen += images
             if owner == number:
                 me.awaited, me.open = False, 0
+        me.pace.read(begun, now)
         return now
 
     def _publish(self, now: float, number: int) -> float:
@@ -155,7 +157,8 @@ class Group:
         now += costs.publish
         few = me.unpublished <= costs.width // 2  # which go out as what they are
         self._send(now, number, me.unpublished, me.unpublished * costs.width if few else costs.delta_bytes)
-        me.awaited, me.open, me.unpublished, me.published_at = True, me.unpublished, 0, now
+        me.awaited, me.open, me.unpublished = True, me.unpublished, 0
+        me.pace.published(now)
         me.schedule.published()
         self._deltas += 1
         if self._deltas % DELTAS_PER_BASE == 0:

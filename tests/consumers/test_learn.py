@@ -54,6 +54,16 @@ def test_the_second_micro_batch_is_served_by_what_the_first_one_taught(place: Pl
     assert [p["generation"] for p in place.predictions()][:64] == [0] * 32 + [1] * 32
 
 
+def test_at_first_it_takes_no_more_than_half_of_what_it_knows(place: Place, capsys: Capture) -> None:
+    place.send(records(400))
+    place.learn(capsys, "--batch-size", 128, "--images", 400)
+    journal = [json.loads(message.value) for message in place.topic("updates")]
+    assert [entry["images"] for entry in journal] == [32, 32, 32, 48, 72, 108, 76]
+    place.send(records(200))
+    place.learn(capsys, "--batch-size", 128, "--images", 200)
+    assert json.loads(place.topic("updates")[len(journal)].value)["images"] == 128
+
+
 def test_stopped_before_it_took_over_it_claims_no_score_of_the_group(
     place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:

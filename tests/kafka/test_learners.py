@@ -158,7 +158,7 @@ def pause(process: "subprocess.Popen[str]", seconds: float) -> None:
 def test_who_comes_late_reads_the_newest_base_and_what_lies_before_it_is_deleted(
     place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.worker.READ_SECONDS", 0.0)  # so that it publishes as often as it can
+    monkeypatch.setattr("consumers.pace.READ_SECONDS", 0.0)  # so that it publishes as often as it can
     total = 3200
     place.send(records(total), PARTITIONS)
     place.learn(capsys, "--images", total, "--publish-images", 32)

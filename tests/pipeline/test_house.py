@@ -17,12 +17,12 @@ def test_weights_are_the_ridge_regression_with_the_prior() -> None:
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-7)
 
 
-def cleared(total: int, new_at: tuple[int, ...] = ()) -> list[int]:
-    """Images after which a stream in micro-batches of 256 is cleared."""
+def cleared(total: int, new_at: tuple[int, ...] = (), size: int = 256) -> list[int]:
+    """Images after which a stream in micro-batches of so many images is cleared."""
     schedule, places = Schedule(), []
-    for images in range(256, total + 1, 256):
-        if images - 256 in new_at:
-            schedule.new_class(images - 256)
+    for images in range(size, total + 1, size):
+        if images - size in new_at:
+            schedule.new_class(images - size)
         if schedule.due(images):
             schedule.cleared(images)
             places.append(images)
@@ -32,9 +32,13 @@ def cleared(total: int, new_at: tuple[int, ...] = ()) -> list[int]:
 def test_clearings_are_frequent_at_first_and_ever_rarer() -> None:
     places = cleared(500_000)
     gaps = np.diff(places)
-    assert places[:3] == [FIRST, 2 * FIRST, 4 * FIRST]
+    assert places[:3] == [256, 512, 1024]
     assert (np.diff(gaps) >= -256).all()
     assert len(places) < 25
+
+
+def test_micro_batches_of_a_few_images_are_not_each_cleared() -> None:
+    assert cleared(1000, size=8) == [8, 8 + FIRST, 2 * (8 + FIRST), 4 * (8 + FIRST), 8 * (8 + FIRST), 16 * (8 + FIRST)]
 
 
 def test_a_new_class_is_cleared_at_once_and_often_again() -> None:

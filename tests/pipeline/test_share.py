@@ -30,9 +30,17 @@ def learn(learner: Share[int, int], images: int = 1) -> Delta[int] | None:
     return publication.delta
 
 
-def test_it_publishes_after_1_2_3_5_8_micro_batches() -> None:
+@pytest.mark.parametrize("size", [1, 256])
+def test_it_publishes_after_1_2_3_5_8_micro_batches(size: int) -> None:
     me = share()
-    assert [n for n in range(20) if learn(me)] == [1, 2, 3, 5, 8, 12, 18]
+    assert [n for n in range(20) if learn(me, size)] == [1, 2, 3, 5, 8, 12, 18]
+
+
+def test_small_micro_batches_at_first_do_not_make_it_publish_more_rarely_later() -> None:
+    me = share()
+    for _ in range(20):
+        learn(me, 8)
+    assert [n for n in range(9) if learn(me, 256)] == [1, 2, 4, 7]
 
 
 def test_a_new_class_is_published_soon() -> None:

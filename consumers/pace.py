@@ -1,0 +1,51 @@
+"""The pace of a learner: how much it takes at once, when it looks at what others have published, when it publishes.
+
+No clock: times are seconds, on the clock of whoever asks. ``benchmarks.scale`` simulates groups with the same code.
+"""
+
+import math
+
+FIRST_BITE = 32
+"""Records that a group which knows nothing takes at once."""
+
+READ_SECONDS = 0.2
+"""How often to look at what others have published."""
+
+PUBLISH_SECONDS = 10.0
+"""What was learnt is published after so long, however little it is."""
+
+READING_TIMES = 4.0
+"""But not before so many times what reading has taken since: a large group would do nothing but read."""
+
+
+def bite(batch_size: int, known: int, share: float) -> int:
+    """The most records for the next micro-batch of a learner with so large a share of the partitions.
+
+    Those of a micro-batch are predicted without what the others teach. So at first a group takes half as many at once
+    as the images that it knows: ``known``.
+    """
+    return min(batch_size, max(1, math.ceil(max(FIRST_BITE, known / 2) * share)))
+
+
+class Pace:
+    """When to read and when to publish, from ``now`` on."""
+
+    def __init__(self, now: float, publish_seconds: float = PUBLISH_SECONDS) -> None:
+        self._publish_seconds = publish_seconds
+        self._read_at = self._published_at = now
+        self._reading = 0.0
+
+    def is_time_to_read(self, now: float) -> bool:
+        return now - self._read_at >= READ_SECONDS
+
+    def read(self, begun: float, ended: float) -> None:
+        """It has read what others have published."""
+        self._read_at = begun
+        self._reading += ended - begun
+
+    def is_time_to_publish(self, now: float) -> bool:
+        """Whether to publish what there is, be it little."""
+        return now - self._published_at > max(self._publish_seconds, READING_TIMES * self._reading)
+
+    def published(self, now: float) -> None:
+        self._published_at, self._reading = now, 0.0

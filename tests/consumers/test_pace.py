@@ -1,0 +1,52 @@
+"""How much a learner takes at once, when it reads and when it publishes, on a clock of the test's own."""
+
+import pytest
+
+from consumers.pace import FIRST_BITE, PUBLISH_SECONDS, READ_SECONDS, READING_TIMES, Pace, bite
+
+
+@pytest.mark.parametrize("learners", [1, 2, 4, 8])
+def test_a_group_takes_half_of_what_it_knows_at_once_until_micro_batches_are_full(learners: int) -> None:
+    def together(known: int) -> int:
+        return learners * bite(256, known, 1 / learners)
+
+    assert together(0) == FIRST_BITE
+    for known in (64, 128, 1024):
+        assert together(known) == min(learners * 256, known // 2)
+    assert together(1_000_000) == learners * 256
+
+
+def test_whoever_has_no_partition_still_asks_for_one_record() -> None:
+    assert bite(256, 0, 0.0) == 1
+
+
+def test_a_batch_size_of_one_stays() -> None:
+    assert bite(1, 0, 1.0) == 1
+
+
+def test_it_reads_now_and_then() -> None:
+    pace = Pace(100.0)
+    assert not pace.is_time_to_read(100.0 + 0.9 * READ_SECONDS)
+    assert pace.is_time_to_read(100.0 + READ_SECONDS)
+    pace.read(101.0, 109.0)
+    assert pace.is_time_to_read(109.0)
+    assert not pace.is_time_to_read(101.0 + 0.9 * READ_SECONDS)
+
+
+def test_it_publishes_now_and_then() -> None:
+    pace = Pace(100.0)
+    assert not pace.is_time_to_publish(99.0 + PUBLISH_SECONDS)
+    assert pace.is_time_to_publish(101.0 + PUBLISH_SECONDS)
+    pace.published(200.0)
+    assert not pace.is_time_to_publish(199.0 + PUBLISH_SECONDS)
+    assert pace.is_time_to_publish(201.0 + PUBLISH_SECONDS)
+
+
+def test_where_reading_takes_long_it_publishes_more_rarely() -> None:
+    pace, reading = Pace(0.0), PUBLISH_SECONDS / 2
+    pace.read(1.0, 1.0 + reading)
+    pace.read(20.0, 20.0 + reading)
+    assert not pace.is_time_to_publish(2 * reading * READING_TIMES - 1.0)
+    assert pace.is_time_to_publish(2 * reading * READING_TIMES + 1.0)
+    pace.published(100.0)
+    assert pace.is_time_to_publish(101.0 + PUBLISH_SECONDS)
