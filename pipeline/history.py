@@ -5,7 +5,7 @@
     python -m pipeline.history show s3
     python -m pipeline.history stretch s2 s3 -o stretch.safetensors
     python -m pipeline.history verify s3
-    python -m pipeline.history retract --label dress
+    python -m pipeline.history retract --label Dress
 
 A micro-batch is named by its number; a snapshot by its number after an ``s``, or by its file.
 """

@@ -14,12 +14,12 @@ import orjson
 from pipeline.batch import settled
 from pipeline.broker import Broker, Message, Producer, Record
 from pipeline.clearing import Clearing
-from pipeline.errors import RecordError, RecoveryError, SnapshotError
+from pipeline.errors import RecordError, RecoveryError, SettingsError, SnapshotError
 from pipeline.identity import Identity
 from pipeline.ledger import Ledger
 from pipeline.predict import learner_of
 from pipeline.published import Retraction
-from pipeline.records import decode
+from pipeline.records import ImageRecord, decode
 from pipeline.snapshots import Folder, Snapshot
 from pipeline.sums import Sums
 from pipeline.sums_records import Run, encode, reach, run_in
@@ -27,6 +27,9 @@ from pipeline.topics import SCHEMA, Topics
 
 SIZE = 256
 """Images that are settled at once."""
+
+SHOWN = 30
+"""Labels that an error names."""
 
 Offsets = dict[int, list[int]]
 """By partition."""
@@ -42,17 +45,11 @@ class Choice:
     begin: int | None = None
     end: int | None = None
 
-    def matches(self, message: Message) -> str | None:
-        """The label, if the message is a labelled image that is meant."""
-        if self.key not in (None, message.key):
-            return None
-        if (self.begin or 0) > message.timestamp or (self.end is not None and message.timestamp >= self.end):
-            return None
-        try:
-            image = decode(message.value, message.headers)
-        except RecordError:
-            return None
-        return image.label if self.id in (None, image.id) and self.label in (None, image.label) else None
+    def matches(self, message: Message, image: ImageRecord) -> bool:
+        """Whether an image that came as this message is meant."""
+        pairs = ((self.key, message.key), (self.id, image.id), (self.label, image.label))
+        within = (self.begin or 0) <= message.timestamp and (self.end is None or message.timestamp < self.end)
+        return within and all(wanted in (None, found) for wanted, found in pairs)
 
 
 @dataclass
@@ -97,8 +94,11 @@ class Group:
         return clock
 
     def find(self, choice: Choice) -> Found:
-        """The images of a choice that were learnt and not taken back yet. Raises RecoveryError for another learner."""
-        clock, found = self.clock(), Found()
+        """The images of a choice that were learnt and not taken back yet.
+
+        Raises RecoveryError for another learner, SettingsError for a label that no image has.
+        """
+        clock, found, labels = self.clock(), Found(), set[str]()
         committed = self.broker.committed(self.name, self.topics.images)
         if note := next((position.note for position in committed.values() if position.note), ""):
             raise RecoveryError(
@@ -110,14 +110,22 @@ class Group:
         for partition, extent in self.broker.extents(self.topics.images).items():
             stop = committed[partition].offset if partition in committed else 0
             for message in self.broker.read(partition, extent.first, stop):
-                label = choice.matches(message)
-                if label is None or (message.partition, message.offset) in gone:
+                image = _image(message)
+                if image is None or image.label is None:
+                    continue
+                labels.add(image.label)
+                if not choice.matches(message, image) or (message.partition, message.offset) in gone:
                     continue
                 if message.offset < clock.get(message.partition, 0):
                     found.messages.append(message)
-                    found.classes[label] += 1
+                    found.classes[image.label] += 1
                 else:
                     found.later += 1
+        if choice.label is not None and choice.label not in labels:
+            raise SettingsError(
+                f"--label {choice.label!r}: group {self.name} has learnt no image with this label from topic "
+                f"{self.topics.images}; there are {_some(labels)}"
+            )
         return found
 
     def producer(self) -> Producer:
@@ -170,6 +178,19 @@ def by_partition(places: Iterable[tuple[int, int]]) -> Offsets:
     for partition, offset in sorted(places):
         offsets.setdefault(partition, []).append(offset)
     return offsets
+
+
+def _image(message: Message) -> ImageRecord | None:
+    """None for a dead letter."""
+    try:
+        return decode(message.value, message.headers)
+    except RecordError:
+        return None
+
+
+def _some(labels: set[str]) -> str:
+    shown = [repr(label) for label in sorted(labels)[:SHOWN]]
+    return ", ".join([*shown, "…"] if len(labels) > SHOWN else shown) or "none"
 
 
 def _key(group: str) -> bytes:

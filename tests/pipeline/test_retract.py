@@ -102,6 +102,13 @@ def test_snapshots_can_still_be_verified(place: Place, capsys: Capture) -> None:
     assert history(place, capsys, "verify", "s1", "--from", "s0")["same"]
 
 
+def test_a_label_that_no_image_has_is_refused_with_those_there_are(place: Place, capsys: Capture) -> None:
+    place.learn(capsys, "--images", IMAGES)
+    there = ", ".join(repr(label) for label in sorted(set(stream(IMAGES)[1])))
+    with pytest.raises(SettingsError, match=rf"--label 'dress': group learn has learnt no image .*; there are {there}"):
+        history(place, capsys, "retract", "--label", "dress")
+
+
 def test_times_choose_too(place: Place, capsys: Capture) -> None:
     place.learn(capsys, "--images", IMAGES)
     assert history(place, capsys, "retract", "--to", "2001-01-01T00:00:00")["images"] == 0
