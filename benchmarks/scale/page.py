@@ -44,8 +44,9 @@ learner without any broker is `{digest:.12}`.
 {groups_table}
 
 More learners are not quicker where all of them and the broker share the same cores. What a group costs beyond a single
-learner is in the line of processor time. At first a group is behind one learner: at the same number of images each of
-its learners has had a part of them only, and a micro-batch of each is on its way at any moment.
+learner is in the line of processor time: most of it at the start, where each learner clears often and reads what the
+others publish after every small micro-batch. At the same number of images a group is a little behind one learner, since
+a micro-batch of each of its learners is on its way at any moment.
 
 A third learner that joins two at work: {joined:.1f} s from the start of its process until it is at work,
 {joined_from_assignment:.2f} s of them from its assignments on; {joined_predicted:.1f} s until its first prediction.
@@ -70,8 +71,9 @@ not serve from yet, on average.
 ![Images a second, what goes over the links, and what is not seen](scale.png)
 
 Each learner adds up what all others publish, so reading grows with their number, and what leaves the broker with its
-square. A learner publishes every ten seconds, however little it is: where reading what all others publish takes as long
-as that, there is no time left to learn in. What would move the bend, at 64 learners:
+square. What is little waits until four times as long has gone by as reading took; but 30,000 images are the most that a
+delta can hold, in its integers of 32 bits, so that a large group comes to read most of the time, and the broker's link
+to be full. What would move the bend, at 64 learners:
 
 {remedies_table}
 """
