@@ -167,7 +167,7 @@ class Worker:
     def _catch_up(self) -> None:
         """Early on a micro-batch teaches too much, be it its own or another's, for the next to be quoted without."""
         self._land()
-        self._publish()
+        self._publish(at_rest=False)
         self._follow(at_once=True)
 
     def _new_committer(self) -> Committer:
@@ -245,10 +245,10 @@ class Worker:
             self._clear()
         self._saver.save_if_due(self.state)
 
-    def _publish(self) -> None:
-        """Publish what there is, without a micro-batch. Nothing else is open."""
+    def _publish(self, at_rest: bool = True) -> None:
+        """Publish what there is, without a micro-batch, or only if it is due. Nothing else is open."""
         share = self.state.share
-        publication = share.begin({}, at_rest=True)
+        publication = share.begin({}, at_rest=at_rest)
         try:
             if publication.records:
                 self._committer.publish(publication, self._member, share.positions)
@@ -256,7 +256,8 @@ class Worker:
             share.aborted()
             raise
         share.committed({})
-        self._pace.published(time.monotonic())
+        if at_rest or publication.records:
+            self._pace.published(time.monotonic())
 
     def _finish(self) -> None:
         """Leave nothing unpublished, if the group allows it, and write a snapshot."""
