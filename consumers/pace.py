@@ -14,17 +14,17 @@ READ_SECONDS = 0.2
 PUBLISH_SECONDS = 10.0
 """What was learnt is published after so long, however little it is."""
 
-READING_TIMES = 4.0
-"""But not before so many times what reading has taken since: a large group would do nothing but read."""
+READING_TIMES, RARELY_SECONDS = 4.0, 60.0
+"""But not before so many times what reading has taken since, or so long: a large group would do nothing but read."""
 
 
-def bite(batch_size: int, known: int, share: float) -> int:
+def bite(batch_size: int, seen: int, share: float) -> int:
     """The most records for the next micro-batch of a learner with so large a share of the partitions.
 
     Those of a micro-batch are predicted without what the others teach. So at first a group takes half as many at once
-    as the images that it knows: ``known``.
+    as the images that it has ``seen``.
     """
-    return min(batch_size, max(1, math.ceil(max(FIRST_BITE, known / 2) * share)))
+    return min(batch_size, max(1, math.ceil(max(FIRST_BITE, seen / 2) * share)))
 
 
 class Pace:
@@ -45,7 +45,8 @@ class Pace:
 
     def is_time_to_publish(self, now: float) -> bool:
         """Whether to publish what there is, be it little."""
-        return now - self._published_at > max(self._publish_seconds, READING_TIMES * self._reading)
+        pause = max(self._publish_seconds, min(READING_TIMES * self._reading, RARELY_SECONDS))
+        return now - self._published_at > pause
 
     def published(self, now: float) -> None:
         self._published_at, self._reading = now, 0.0

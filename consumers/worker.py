@@ -158,11 +158,11 @@ class Worker:
                 self._publish()
 
     def _bite(self) -> int:
-        """The most records to take at once."""
+        """The most records to take at once. Images without a label count too: there may never be another kind."""
         if not (self._learns and self.state.any_size):
             return self._settings.batch_size
-        known = max(self.settled_images, self.records)
-        return bite(self._settings.batch_size, known, len(self._consumer.assignment) / self._partitions)
+        seen = max(self.settled_images, self.records)
+        return bite(self._settings.batch_size, seen, len(self._consumer.assignment) / self._partitions)
 
     def _catch_up(self) -> None:
         """Early on a micro-batch teaches too much, be it its own or another's, for the next to be quoted without."""

@@ -12,7 +12,7 @@ PRIOR = 1e-3
 delicate. Proportional to A it would be too weak where there are about as many images as products."""
 
 FIRST = 32
-"""Images of the first clearing, and the fewest between two."""
+"""The fewest images from one clearing to the next, unless a class is new."""
 
 GROWTH = 1.0
 """A clearing is due when the images since a class was last new have grown by this share."""

@@ -123,8 +123,8 @@ class Group:
                     found.later += 1
         if choice.label is not None and choice.label not in labels:
             raise SettingsError(
-                f"--label {choice.label!r}: group {self.name} has learnt no image with this label from topic "
-                f"{self.topics.images}; there are {_some(labels)}"
+                f"--label {choice.label!r}: topic {self.topics.images} holds no image with this label that group "
+                f"{self.name} has learnt; there are {_some(labels)}"
             )
         return found
 

@@ -40,6 +40,7 @@ def _mended(fetch: Callable[..., _Fetched]) -> Callable[..., _Fetched]:
     """Look again where an answer came while the library looked for one.
 
     It then takes itself for idle, with the records at hand, and sleeps for 0.1 s: at full speed at every tenth poll.
+    (Where it waits for the answer of another broker just then, it still does, for STEP_SECONDS at most.)
     """
 
     def mended(fetcher: Any, *arguments: Any, **named: Any) -> _Fetched:

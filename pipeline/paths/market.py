@@ -22,7 +22,7 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 ROUNDING = 2.0**-20
-"""Losses are known to this share of them: networks compute in float32, of 24 bits."""
+"""Losses are known to about this share of them: networks compute in float32, of 24 bits."""
 
 
 def outcomes(losses: Doubles) -> Doubles:

@@ -37,7 +37,7 @@ class Terms:
     Raises ValueError if there is no such market.
     """
 
-    vendors: tuple[int, int, int] = (1, 1, 8)
+    vendors: tuple[int, int, int] = (1, 1, 16)
     last: On = "outputs"
     lr: float = 1e-2
     probe: float = 1.0
@@ -70,4 +70,4 @@ PUBLISHED = Terms(vendors=(4, 4, 4), last="parameters", label_weights=True)
 """The continual form of the articles."""
 
 STREAM = Terms()
-"""What learns on a real stream: the last spec's vendors on outputs, eight pairs an image; the others stay."""
+"""What learns on a real stream: the last spec's vendors on outputs, sixteen pairs an image; the others stay."""

@@ -2,7 +2,7 @@
 
 import pytest
 
-from consumers.pace import FIRST_BITE, PUBLISH_SECONDS, READ_SECONDS, READING_TIMES, Pace, bite
+from consumers.pace import FIRST_BITE, PUBLISH_SECONDS, RARELY_SECONDS, READ_SECONDS, READING_TIMES, Pace, bite
 
 
 @pytest.mark.parametrize("learners", [1, 2, 4, 8])
@@ -50,3 +50,12 @@ def test_where_reading_takes_long_it_publishes_more_rarely() -> None:
     assert pace.is_time_to_publish(2 * reading * READING_TIMES + 1.0)
     pace.published(100.0)
     assert pace.is_time_to_publish(101.0 + PUBLISH_SECONDS)
+
+
+def test_however_long_reading_takes_it_publishes_at_last() -> None:
+    pace = Pace(0.0)
+    for second in range(int(RARELY_SECONDS)):
+        assert not pace.is_time_to_publish(second) or second > PUBLISH_SECONDS
+        pace.read(second, second + 0.9)
+    assert not pace.is_time_to_publish(RARELY_SECONDS - 1.0)
+    assert pace.is_time_to_publish(RARELY_SECONDS + 1.0)

@@ -209,7 +209,7 @@ def test_another_base_or_learner_is_refused_with_the_difference(place: Place) ->
     for more, differs in (
         (("--base", other), rf"base {BASE.digest} is not \w+"),
         (("--seed", 1), "seed 0 is not 1"),
-        (("--learner", "paths-published"), r"vendors \[1, 1, 8\] is not \[4, 4, 4\], last outputs is not parameters"),
+        (("--learner", "paths-published"), r"vendors \[1, 1, 16\] is not \[4, 4, 4\], last outputs is not parameters"),
     ):
         with pytest.raises(SnapshotError, match=rf"another identity \({differs}.*use the settings"):
             main(place.flags(*flags, *more))

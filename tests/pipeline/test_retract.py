@@ -105,7 +105,7 @@ def test_snapshots_can_still_be_verified(place: Place, capsys: Capture) -> None:
 def test_a_label_that_no_image_has_is_refused_with_those_there_are(place: Place, capsys: Capture) -> None:
     place.learn(capsys, "--images", IMAGES)
     there = ", ".join(repr(label) for label in sorted(set(stream(IMAGES)[1])))
-    with pytest.raises(SettingsError, match=rf"--label 'dress': group learn has learnt no image .*; there are {there}"):
+    with pytest.raises(SettingsError, match=rf"--label 'dress': topic images holds no image .*; there are {there}"):
         history(place, capsys, "retract", "--label", "dress")
 
 
