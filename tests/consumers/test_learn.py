@@ -64,6 +64,13 @@ def test_at_first_it_takes_no_more_than_half_of_what_it_knows(place: Place, caps
     assert json.loads(place.topic("updates")[len(journal)].value)["images"] == 128
 
 
+def test_a_stream_without_labels_comes_in_full_micro_batches_too(place: Place, capsys: Capture) -> None:
+    place.send([r._replace(headers=tuple(h for h in r.headers if h[0] != "ce_label")) for r in records(500)])
+    assert place.learn(capsys, "--batch-size", 64, "--images", 500)["settled_images"] == 0
+    journal = [json.loads(message.value) for message in place.topic("updates")]
+    assert max(entry["images"] for entry in journal) == 64
+
+
 def test_stopped_before_it_took_over_it_claims_no_score_of_the_group(
     place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
