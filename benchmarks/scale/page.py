@@ -72,9 +72,9 @@ not serve from yet, on average.
 
 Each learner adds up what all others publish, so reading grows with their number, and what leaves the broker with its
 square. What is little waits until four times as long has gone by as reading took, up to a minute; but 30,000 images are
-the most that a delta can hold, in its integers of 32 bits, so that a large group comes to read half of the time, and the
-broker's link to be full: from then on what is not seen grows for as long as the stream flows. What would move the bend,
-at 64 learners:
+the most that a delta can hold, in its integers of 32 bits, so that a large group comes to read half of the time, and
+the broker's link to be full: from then on what is not seen grows for as long as the stream flows. What would move the
+bend, at 64 learners:
 
 {remedies_table}
 """
