@@ -52,8 +52,7 @@ class PathsState(State):
     note = NOTE
 
     # Which generation a micro-batch is quoted by must not depend on how long a commit takes.
-    overlaps = False
-    any_size = False
+    in_order = True
 
     @property
     def digest(self) -> str:

@@ -48,11 +48,8 @@ class State(ABC):
     note = ""
     """Kept beside the group's positions: who may go on from there."""
 
-    overlaps = True
-    """Whether a micro-batch may be quoted while the one before is committed."""
-
-    any_size = True
-    """Whether what is learnt is the same whatever the sizes of micro-batches."""
+    in_order = False
+    """Whether what is learnt depends on the borders of micro-batches, and on what the one before had taught."""
 
     @property
     @abstractmethod

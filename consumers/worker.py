@@ -159,7 +159,7 @@ class Worker:
 
     def _bite(self) -> int:
         """The most records to take at once. Images without a label count too: there may never be another kind."""
-        if not (self._learns and self.state.any_size):
+        if self.state.in_order or not self._learns:
             return self._settings.batch_size
         seen = max(self.settled_images, self.records)
         return bite(self._settings.batch_size, seen, len(self._consumer.assignment) / self._partitions)
@@ -276,7 +276,7 @@ class Worker:
 
     def _step(self, reading: Reading) -> None:
         """Quote while the micro-batch before is committed, if it may be, then settle and begin to commit."""
-        if not self.state.overlaps:
+        if self.state.in_order:
             self._land()
         state, generation, labels = self.state, self.generation, reading.batch.labels
         with self._metrics.quote_seconds.time():

@@ -6,13 +6,14 @@ The topic with the images, predictions, the journal, and snapshots that were wri
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
 
 from pipeline.batch import settled
-from pipeline.broker import Broker, Message, Producer, Record
+from pipeline.broker import Broker, Message, Partition, Position, Producer, Record
 from pipeline.clearing import Clearing
 from pipeline.errors import RecordError, RecoveryError, SettingsError, SnapshotError
 from pipeline.identity import Identity
@@ -107,20 +108,15 @@ class Group:
             )
         gone = {(p, offset) for taken in taken_back(self.broker, self.topics, self.name).values()
                 for p, offsets in taken.items() for offset in offsets}  # fmt: skip
-        for partition, extent in self.broker.extents(self.topics.images).items():
-            stop = committed[partition].offset if partition in committed else 0
-            for message in self.broker.read(partition, extent.first, stop):
-                image = _image(message)
-                if image is None or image.label is None:
-                    continue
-                labels.add(image.label)
-                if not choice.matches(message, image) or (message.partition, message.offset) in gone:
-                    continue
-                if message.offset < clock.get(message.partition, 0):
-                    found.messages.append(message)
-                    found.classes[image.label] += 1
-                else:
-                    found.later += 1
+        for message, image, label in self._labelled(committed):
+            labels.add(label)
+            if not choice.matches(message, image) or (message.partition, message.offset) in gone:
+                continue
+            if message.offset < clock.get(message.partition, 0):
+                found.messages.append(message)
+                found.classes[label] += 1
+            else:
+                found.later += 1
         if choice.label is not None and choice.label not in labels:
             raise SettingsError(
                 f"--label {choice.label!r}: topic {self.topics.images} holds no image with this label that group "
@@ -144,6 +140,16 @@ class Group:
             transaction.produce(encode(self.topics.sums(self.name).topic, run, retraction))
             transaction.produce([Record(self.topics.updates, orjson.dumps(entry), _key(self.name))])
         return id
+
+    def _labelled(self, committed: Mapping[Partition, Position]) -> Iterator[tuple[Message, ImageRecord, str]]:
+        """The images with a label that the topic has up to these positions, and the label."""
+        for partition, extent in self.broker.extents(self.topics.images).items():
+            stop = committed[partition].offset if partition in committed else 0
+            for message in self.broker.read(partition, extent.first, stop):
+                with suppress(RecordError):  # a dead letter
+                    image = decode(message.value, message.headers)
+                    if image.label is not None:
+                        yield message, image, image.label
 
     def _sums(self) -> Iterator[Message]:
         sums = self.topics.sums(self.name)
@@ -178,14 +184,6 @@ def by_partition(places: Iterable[tuple[int, int]]) -> Offsets:
     for partition, offset in sorted(places):
         offsets.setdefault(partition, []).append(offset)
     return offsets
-
-
-def _image(message: Message) -> ImageRecord | None:
-    """None for a dead letter."""
-    try:
-        return decode(message.value, message.headers)
-    except RecordError:
-        return None
 
 
 def _some(labels: set[str]) -> str:

@@ -182,9 +182,6 @@ def remedies(case: Case) -> dict[str, Case]:
     costs = case.costs
     return {
         "as it is": case,
-        "published every 30,000 images, however long that takes": replace(
-            case, publish_images=MOST_UNPUBLISHED, publish_seconds=inf
-        ),
         "published every 200,000 images, in wider integers": replace(
             case, publish_images=200_000, most=300_000, publish_seconds=inf
         ),

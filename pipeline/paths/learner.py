@@ -105,16 +105,13 @@ class Paths:
         sound = np.isfinite(paid) & np.isfinite(slopes).all(axis=1)
         good, settled = places[sound], [names[i] for i in sound.nonzero()[0]]
         weights = market.weights(settled, self._model.counts) if self._terms.label_weights else np.ones(len(settled))
-        vendors_of = self._terms.vendors
+        weighted, vendors_of = weights * paid[sound], self._terms.vendors
         return Update(
             quotes.generation,
             classes,
             len(quotes.classes),
             dict(Counter(settled)),
-            tuple(
-                market.coefficients(weights * paid[sound], quotes.vendor[s, good], vendors_of[s])
-                for s in self._terms.traded
-            ),
+            tuple(market.coefficients(weighted, quotes.vendor[s, good], vendors_of[s]) for s in self._terms.traded),
             *self._sums(weights[:, None] * slopes[sound], quotes.products[good]),
             unsound=tuple(places[~sound].tolist()),
         )

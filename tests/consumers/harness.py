@@ -70,6 +70,10 @@ class Place:
             with closing(broker.producer(f"{self.prefix}test")) as producer, producer.transaction() as transaction:
                 transaction.produce(record._replace(topic=self.prefix + record.topic) for record in some)
 
+    def lose_snapshots(self) -> None:
+        for file in (self.folder / "snapshots").rglob("*.safetensors"):
+            file.unlink()
+
     def flags(self, *more: object) -> list[str]:
         """Of a small learner in this place."""
         return [

@@ -88,11 +88,6 @@ def learnt(place: Place, capsys: Capture) -> dict[str, Any]:
     return place.learn(capsys, *paths(place, "--images", 320, "--snapshot-images", 100))
 
 
-def without_snapshots(place: Place) -> None:
-    for file in (place.folder / "snapshots").rglob("*.safetensors"):
-        file.unlink()
-
-
 def without_images(place: Place) -> None:
     with place.broker() as broker:
         broker.delete_before(Partition("images", 0), 320)
@@ -110,7 +105,7 @@ def test_the_terms_of_the_articles_come_to_the_same_bits_too(place: Place, capsy
     place.send(records(128))
     flags = paths(place, "--learner", "paths-published", "--images")
     place.learn(capsys, *flags, 64, "--snapshot-images", 1000)
-    without_snapshots(place)
+    place.lose_snapshots()
     assert place.learn(capsys, *flags, 64)["digest"] == digest_of(128, PUBLISHED)
 
 
@@ -162,7 +157,7 @@ def test_the_journal_rebuilds_the_model_without_a_single_image(
     newest.write_bytes(newest.read_bytes()[:-1])
     without_images(place)
     assert place.learn(capsys, *paths(place, "--images", 0))["digest"] == learnt["digest"]
-    without_snapshots(place)
+    place.lose_snapshots()
     again = place.learn(capsys, *paths(place, "--images", 0))
     assert (again["digest"], again["settled_images"]) == (learnt["digest"], 320)
 
@@ -173,7 +168,7 @@ def test_what_was_served_from_several_partitions_is_rebuilt(place: Place, capsys
     second = place.learn(capsys, *paths(place, "--images", 100))
     assert each_once(place.predictions(), 300)
     assert second["generation"] > first["generation"]
-    without_snapshots(place)
+    place.lose_snapshots()
     assert place.learn(capsys, *paths(place, "--images", 0))["digest"] == second["digest"]
 
 
@@ -187,7 +182,7 @@ def test_what_cannot_be_read_is_a_dead_letter_and_unlabelled_images_are_served(p
     assert (first["dead_letters"], first["settled_images"]) == (32, 64)
     last = place.learn(capsys, *flags, 97)
     assert (last["dead_letters"], last["settled_images"]) == (5, 128)
-    without_snapshots(place)
+    place.lose_snapshots()
     assert place.learn(capsys, *flags, 0)["digest"] == last["digest"]
 
 
@@ -215,7 +210,7 @@ def test_another_base_or_learner_is_refused_with_the_difference(place: Place) ->
             main(place.flags(*flags, *more))
     with pytest.raises(SnapshotError, match="learner paths is not clearing"):
         main(place.flags("--images", 0))
-    without_snapshots(place)
+    place.lose_snapshots()
     with pytest.raises(RecoveryError, match=r"another identity \(base \w+ is not"):
         main(place.flags(*flags, "--base", other))
     with pytest.raises(RecoveryError, match="group learn learns with paths, not with clearing: choose another --group"):
@@ -225,14 +220,14 @@ def test_another_base_or_learner_is_refused_with_the_difference(place: Place) ->
 def test_a_group_that_learns_with_clearing_is_refused(place: Place, capsys: Capture) -> None:
     place.send(records(64))
     place.learn(capsys, "--images", 64)
-    without_snapshots(place)
+    place.lose_snapshots()
     with pytest.raises(RecoveryError, match="learns with clearing, not with paths: choose another --group"):
         main(place.flags(*paths(place, "--images", 0)))
 
 
 @pytest.mark.usefixtures("learnt")
 def test_a_journal_that_is_gone_is_named(place: Place) -> None:
-    without_snapshots(place)
+    place.lose_snapshots()
     with place.broker() as broker:
         broker.delete_before(Partition("updates", 0), 5)
     with pytest.raises(RecoveryError, match="the journal is needed to rebuild the model"):

@@ -164,8 +164,7 @@ def test_a_topic_made_anew_is_refused(place: Place, capsys: Capture) -> None:
 def test_images_that_are_needed_and_gone_are_named(place: Place, capsys: Capture) -> None:
     place.send(records(1000))
     place.learn(capsys, "--images", 1000)
-    for file in place.folder.rglob("*.safetensors"):
-        file.unlink()
+    place.lose_snapshots()
     with place.broker() as broker:
         broker.ensure_topics([Topic("images", 1, retention_records=100)])
     place.send(records(400, seed=1))
@@ -176,8 +175,7 @@ def test_images_that_are_needed_and_gone_are_named(place: Place, capsys: Capture
 def test_lost_snapshots_are_rebuilt_from_the_topic(place: Place, capsys: Capture) -> None:
     place.send(records(300))
     place.learn(capsys, "--images", 300)
-    for file in place.folder.rglob("*.safetensors"):
-        file.unlink()
+    place.lose_snapshots()
     again = place.learn(capsys, "--images", 0)
     assert (again["digest"], again["labelled_images"]) == (digest_of(300), 300)
 

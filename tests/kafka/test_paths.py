@@ -10,7 +10,7 @@ from consumers.learn import main
 from pipeline.broker.kafka import KafkaBroker
 from pipeline.errors import GroupBusyError
 from tests.consumers.harness import Place, each_once, records
-from tests.consumers.test_paths import digest_of, paths, without_snapshots
+from tests.consumers.test_paths import digest_of, paths
 
 Capture = pytest.CaptureFixture[str]
 
@@ -30,7 +30,7 @@ def test_killed_with_9_and_started_again_it_gets_in_and_comes_to_the_same_bits(p
     assert summary["digest"] == digest_of(total)
     assert summary["labelled_images"] == total
     assert each_once(place.predictions(), total)
-    without_snapshots(place)
+    place.lose_snapshots()
     assert place.learn(capsys, *paths(place, "--images", 0))["digest"] == summary["digest"]
 
 

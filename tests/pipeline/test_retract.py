@@ -62,8 +62,7 @@ def test_what_was_taken_back_was_never_seen_also_by_learners_that_start_later(pl
     for _ in range(2):
         again = place.learn(capsys, "--images", 0)
         assert again["digest"] == digest_without(*places, label=CLASSES[0])
-    for file in place.folder.rglob("*.safetensors"):
-        file.unlink()
+    place.lose_snapshots()
     assert place.learn(capsys, "--images", 0)["digest"] == digest_without(*places, label=CLASSES[0])
 
 
@@ -137,7 +136,6 @@ def test_without_a_choice_it_refuses(place: Place, capsys: Capture, flags: list[
 
 def test_a_group_that_has_learnt_nothing_is_named(place: Place, capsys: Capture) -> None:
     place.learn(capsys, "--images", IMAGES)
-    for file in place.folder.rglob("*.safetensors"):
-        file.unlink()
+    place.lose_snapshots()
     with pytest.raises(SnapshotError, match="group learn has published nothing, and there is no snapshot in"):
         history(place, capsys, "retract", "--id", "0/00003", "--yes")
