@@ -33,7 +33,7 @@ class Committer:
         records = [*job.records(self._topics), *self._state.encoded(job.publication)]
         self._transact(records, job.reading.member, job.ends)
 
-    def publish(self, publication: Publication[Any, Any], member: Member, positions: Mapping[int, int]) -> None:
+    def publish(self, publication: Publication[Any], member: Member, positions: Mapping[int, int]) -> None:
         """What is published alone, and the positions that say on whose behalf."""
         self._transact(self._state.encoded(publication), member, positions)
 

@@ -33,7 +33,7 @@ class Job:
     update: Any
     generation: int
     clock: Mapping[int, int]
-    publication: Publication[Any, Any]
+    publication: Publication[Any]
     learnt: bool
     told: Mapping[str, Any]
 

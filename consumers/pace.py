@@ -8,6 +8,9 @@ import math
 FIRST_BITE = 32
 """Records that a group which knows nothing takes at once."""
 
+ALONE, MANY = 2, 8
+"""How many times as much is known as is taken at once: early on, by a learner with all partitions or with few."""
+
 READ_SECONDS = 0.2
 """How often to look at what others have published."""
 
@@ -21,10 +24,12 @@ READING_TIMES, RARELY_SECONDS = 4.0, 60.0
 def bite(batch_size: int, seen: int, share: float) -> int:
     """The most records for the next micro-batch of a learner with so large a share of the partitions.
 
-    Those of a micro-batch are predicted without what the others teach. So at first a group takes half as many at once
-    as the images that it has ``seen``.
+    Those of a micro-batch are predicted without what the others teach. So at first a learner that is alone takes half
+    as many at once as the images that it has ``seen``. The learners of a large group take an eighth together, since
+    what the others have on the way is lacking too.
     """
-    return min(batch_size, max(1, math.ceil(max(FIRST_BITE, seen / 2) * share)))
+    together = seen / (ALONE * share + MANY * (1 - share))
+    return min(batch_size, max(1, math.ceil(max(FIRST_BITE, together) * share)))
 
 
 class Pace:

@@ -68,7 +68,7 @@ class State(ABC):
         """What the journal tells of an update besides what it tells of every micro-batch."""
         return {}
 
-    def encoded(self, publication: Publication[Any, Any]) -> list[Record]:  # noqa: ARG002
+    def encoded(self, publication: Publication[Any]) -> list[Record]:  # noqa: ARG002
         """What is published, as records."""
         return []
 

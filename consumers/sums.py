@@ -71,14 +71,9 @@ class SumsState(State):
             number: Learnt(end, _only(update, where == number), sum(where == number)) for number, end in ends.items()
         }
 
-    def encoded(self, publication: Publication[Any, Any]) -> list[Record]:
-        delta = publication.delta
+    def encoded(self, publication: Publication[Any]) -> list[Record]:
         self.log.expect(publication.records)
-        return [
-            piece
-            for record in publication.records
-            for piece in encode(self.topic, self.run, record, publication.updates if record is delta else ())
-        ]
+        return [piece for record in publication.records for piece in encode(self.topic, self.run, record)]
 
     def served(self, generation: int) -> None:
         self.learner.generation = max(self.learner.generation, generation)

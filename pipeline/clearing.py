@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from pipeline import house, market
 from pipeline.learner import Quotes, Update
 from pipeline.ledger import Ledger
-from pipeline.sums import Sums
+from pipeline.sums import Sums, are_few
 from pipeline.trunk import Trunk
 
 
@@ -99,6 +99,10 @@ class Clearing:
         yield
         if len(self._ledger.classes) > known:
             self._schedule.new_class(before)
+
+    def beyond(self, sums: Sums, updates: Sequence[Update]) -> Sums:
+        """What was added beyond these sums, if that is these updates: few of them stay what they are."""
+        return Sums.of(updates, sums.width) if are_few(updates, sums.width) else self.sums() - sums
 
     def clear(self) -> bool:
         """If the schedule says so, state becomes weights; whether it did."""

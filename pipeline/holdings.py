@@ -40,12 +40,11 @@ class Holding(Generic[U]):
 
 
 @dataclass(frozen=True, eq=False)
-class Publication(Generic[U, G]):
-    """Records for ``sums`` that go out with one transaction; ``updates`` are those that the delta is made of."""
+class Publication(Generic[G]):
+    """Records for ``sums`` that go out with one transaction."""
 
     delta: Delta[G] | None
     base: Base[G] | None
-    updates: tuple[U, ...] = ()
 
     @property
     def records(self) -> list[Record[G]]:
@@ -67,7 +66,7 @@ class Holdings(ABC, Generic[U]):
         self.name = name
         self.deletable = 0
         self._held: dict[int, Holding[U]] = {}
-        self._open: Publication[U, Any] | None = None
+        self._open: Publication[Any] | None = None
 
     @property
     @abstractmethod
@@ -151,7 +150,7 @@ class Holdings(ABC, Generic[U]):
 
     # -- its own work
 
-    def begin(self, ends: Mapping[int, int], *, at_rest: bool = False) -> Publication[U, Any]:
+    def begin(self, ends: Mapping[int, int], *, at_rest: bool = False) -> Publication[Any]:
         """What a transaction is to carry besides a micro-batch that ends at ``ends``.
 
         The transaction must commit positions in the name of the present member, ``ends`` or ``positions``: that is
@@ -176,13 +175,13 @@ class Holdings(ABC, Generic[U]):
         """The open transaction was aborted, or nobody knows: take over all partitions again."""
         self._close()
 
-    def _publication(self, at_rest: bool) -> Publication[U, Any]:  # noqa: ARG002
+    def _publication(self, at_rest: bool) -> Publication[Any]:  # noqa: ARG002
         return Publication(None, None)
 
     def _learn(self, partition: int, learnt: Learnt[U]) -> None:
         self._held[partition].position = learnt.stop
 
-    def _close(self) -> Publication[U, Any]:
+    def _close(self) -> Publication[Any]:
         if self._open is None:
             raise ValueError("no transaction is open")
         publication, self._open = self._open, None

@@ -5,7 +5,6 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from pipeline.market import UNIT
-from pipeline.parallel import blas_on_all_cores
 
 PRIOR = 1e-3
 """α = PRIOR · D · mean of diag A / images: a constant, worth about 2.5 images. Between 3e-4 and 3e-3 it is not
@@ -37,9 +36,8 @@ def solve(A: NDArray[np.float64], T: NDArray[np.float64], images: int) -> NDArra
     diagonal = np.einsum("ii->i", A)
     diagonal += PRIOR * len(A) * diagonal.mean() / images
     # The upper triangle in C order is the lower one in Fortran's, which LAPACK works on in place.
-    with blas_on_all_cores():
-        factor = cho_factor(A.T, lower=True, overwrite_a=True, check_finite=False)
-        return np.ascontiguousarray(cho_solve(factor, T, check_finite=False) / UNIT, np.float32)
+    factor = cho_factor(A.T, lower=True, overwrite_a=True, check_finite=False)
+    return np.ascontiguousarray(cho_solve(factor, T, check_finite=False) / UNIT, np.float32)
 
 
 class Schedule:

@@ -7,7 +7,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.sums import Integers
+Integers = NDArray[np.int64]
 
 MOST_CLASSES = 1000
 """No learner learns more classes than this."""

@@ -1,7 +1,7 @@
 """Sums that grow in place, a micro-batch at a time, for the price of one symmetric matrix product."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import pairwise
@@ -9,12 +9,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.learner import Integers
 from pipeline.parallel import begin, each
-from pipeline.sums import Integers, Sums, packed_size
+from pipeline.sums import EXACT_IMAGES, Sums, centred, packed_rows, packed_size
 from pipeline.trunk.filters import EXACT
-
-EXACT_IMAGES = 1024
-"""Images squared at once: products less 128 are at most 128, and 1024 · 128² = 2²⁴ is still exact in float32."""
 
 CUTS = 6
 """Pieces that rows and columns of A are cut into; 21 tiles, on and above the diagonal, for all cores to share."""
@@ -23,9 +21,8 @@ CUTS = 6
 class Ledger:
     """Grows ``Sums``.
 
-    zᵀz is computed in float32, by one matrix product for up to 1024 images: of z − 128, so that it is exact. With
-    s = Σ z over n images, Σ z zᵀ is Σ (z − 128)(z − 128)ᵀ + 128 (s_i + s_j) − 128² n; the second part is the sum of
-    one number for the row and one for the column, and is put in only when A is read.
+    zᵀz is computed in float32, by one matrix product for up to 1024 images: of z − 128, so that it is exact. What it
+    lacks then (``centred``) is put in only when A is read.
 
     The product is cut into tiles, which are computed behind the caller's back while the next 1024 images are added: so
     no core is idle while Python does the rest.
@@ -88,6 +85,10 @@ class Ledger:
 
     def add_sums(self, sums: Sums, sign: int = 1) -> None:
         """Add sums of the same width, or take them away."""
+        if sums.few is not None:
+            for update in sums.few:
+                self.add(update.products, update.targets, update.labels, update.classes, sign)
+            return
         self._finish()
         self._name(list(sums.counts))
         for name, count in sums.counts.items():
@@ -95,7 +96,7 @@ class Ledger:
             self.counts[place] += sign * count
             self._T[place] += sign * sums.T[name]
         step = np.add if sign > 0 else np.subtract
-        for i, row in enumerate(_rows(sums.A, self.width)):
+        for i, row in enumerate(packed_rows(sums.A, self.width)):
             step(self._A[i, i:], row, out=self._A[i, i:])
 
     def _name(self, classes: Sequence[str]) -> None:
@@ -114,8 +115,8 @@ class Ledger:
         self._pending = []
         for start in range(0, len(pending), EXACT_IMAGES):
             self._finish()
-            z = (pending[start : start + EXACT_IMAGES] ^ np.uint8(128)).view(np.int8).astype(np.float32)  # z − 128
-            self._offsets += self._sign * (128 * z.sum(axis=0).astype(np.int64) + 128**2 // 2 * len(z))
+            z, lacking = centred(pending[start : start + EXACT_IMAGES])
+            self._offsets += self._sign * lacking
             signed = z if self._sign > 0 else -z
             self._waiting.extend(partial(self._add_tile, z, signed, tile) for tile in self._tiles)
 
@@ -139,7 +140,7 @@ class Ledger:
         self._square()
         self._finish()
         A = np.empty(packed_size(self.width), np.int64)
-        for i, row in enumerate(_rows(A, self.width)):
+        for i, row in enumerate(packed_rows(A, self.width)):
             np.add(self._A[i, i:], self._offsets[i:], out=row)
             row += self._offsets[i]
         return Sums(
@@ -168,14 +169,6 @@ class Ledger:
 
 def _unpacked(packed: Integers, width: int) -> Integers:
     square = np.zeros((width, width), np.int64)
-    for i, row in enumerate(_rows(packed, width)):
+    for i, row in enumerate(packed_rows(packed, width)):
         square[i, i:] = row
     return square
-
-
-def _rows(packed: Integers, width: int) -> Iterator[Integers]:
-    """The rows of an upper triangle, each from its diagonal on."""
-    start = 0
-    for length in range(width, 0, -1):
-        yield packed[start : start + length]
-        start += length

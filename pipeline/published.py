@@ -36,12 +36,13 @@ G = TypeVar("G", bound=Group)
 class Delta(Generic[G]):
     """What partitions added: ``sums`` over the images of each partition with start <= offset < stop.
 
-    ``id`` is one that no other record of the group has.
+    ``id`` is one that no other record of the group has. ``images`` says how many of them had labels.
     """
 
     id: str
     spans: Mapping[int, tuple[int, int]]
     sums: G
+    images: int
 
 
 @dataclass(frozen=True, eq=False)

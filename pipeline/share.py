@@ -9,7 +9,7 @@ so what is unpublished of all partitions together is a difference, and one delta
 where the partitions stood before the micro-batch that it is committed with: never past the group's position.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
@@ -17,8 +17,14 @@ from pipeline.errors import FencedError
 from pipeline.holdings import Holdings, Learnt, Publication, U
 from pipeline.published import Base, Clock, Delta, G, Published, Record
 
-DELTAS_PER_BASE = 16
-"""A base is due after so many deltas: a newcomer reads no more than those and one base, or two."""
+LONG_DELTA, SHORT_DELTA = 1_000, 50
+"""Images. A delta of more takes no longer to read, one of less no shorter."""
+
+EARLY = 2_048
+"""Images for which a learner publishes often."""
+
+BASE_IMAGES = 16 * LONG_DELTA
+"""A base is due after deltas of so many images: a newcomer reads no more than those and one base, or two."""
 
 MOST_UNPUBLISHED = 30_000
 """Images in a delta; int32 holds their sums: 255² · 30,000 < 2³¹. They are also what is read again after a crash."""
@@ -44,12 +50,15 @@ class Adder(Protocol[U_contra, H]):
 
     def sums(self) -> H: ...
 
+    def beyond(self, sums: H, updates: Sequence[U_contra], /) -> H:
+        """What it holds beyond these sums, which is what the updates add up to."""
+
 
 class Schedule:
-    """When to publish: at half as many images again as the last time, from the beginning after a new class, and
-    every ``most`` images.
+    """When to publish: at an eighth more images than the last time, after ``EARLY`` of them at half as many again, from
+    the beginning after a new class, and every ``most`` images.
 
-    Of what the others have learnt early on, a learner lacks a sixth on average.
+    Of what the others have learnt, a learner lacks a seventeenth on average, then a sixth.
     """
 
     def __init__(self, most: int) -> None:
@@ -68,7 +77,7 @@ class Schedule:
         return self._images >= self._next or unpublished >= self._most
 
     def published(self) -> None:
-        self._next = max(1, self._images + -(-self._images // 2))
+        self._next = max(1, self._images + -(-self._images // (8 if self._images < EARLY else 2)))
 
 
 class Share(Holdings[U], Generic[U, G]):
@@ -84,8 +93,8 @@ class Share(Holdings[U], Generic[U, G]):
         Holds ``published.sums``, and grows and shrinks with everything that this share is told.
     most
         Images after which to publish, at most ``MOST_UNPUBLISHED``.
-    deltas_per_base
-        Deltas after which a base is due, from whoever holds partition 0.
+    base_images
+        Images in deltas after which a base is due, from whoever holds partition 0.
     base_due
         Whether one is due at once: nobody else could tell what the group began with.
     """
@@ -96,17 +105,17 @@ class Share(Holdings[U], Generic[U, G]):
         published: Published[G],
         adder: Adder[U, G],
         most: int,
-        deltas_per_base: int = DELTAS_PER_BASE,
+        base_images: int = BASE_IMAGES,
         base_due: bool = False,
     ) -> None:
         super().__init__(name)
         self.published, self.adder = published, adder
         self.deletable = published.position
         self._schedule = Schedule(most)
-        self._deltas_per_base = deltas_per_base
+        self._base_images = base_images
         self._awaited: set[str] = set()
         self._made = 0
-        self._deltas = deltas_per_base if base_due else 0
+        self._since_base = base_images if base_due else 0
 
     @property
     def clock(self) -> Clock:
@@ -149,14 +158,14 @@ class Share(Holdings[U], Generic[U, G]):
             self._change(record)
             self.published = self.published.plus(record)
         if isinstance(record, Base):
-            self.deletable, self._deltas = max(self.deletable, record.published.position), 0
+            self.deletable, self._since_base = max(self.deletable, record.published.position), 0
         self._awaited.discard(record.id)
         self.published = replace(self.published, position=position)
 
     def _change(self, record: Record[G]) -> None:
         match record:
             case Delta():
-                self._deltas += 1
+                self._since_base += max(SHORT_DELTA, min(record.images, LONG_DELTA))
                 if record.id not in self._awaited:  # its own is in the adder already
                     self._let_go(record.spans)
                     self.adder.add_sums(record.sums)
@@ -204,17 +213,16 @@ class Share(Holdings[U], Generic[U, G]):
             self._schedule.begin()
         self._schedule.learnt(sum(learnt.images for learnt in parts.values()))
 
-    def _publication(self, at_rest: bool) -> Publication[U, G]:
+    def _publication(self, at_rest: bool) -> Publication[G]:
         delta: Delta[G] | None = None
         base: Base[G] | None = None
-        updates: tuple[U, ...] = ()
         if not self._awaited:
             if (at_rest or self._schedule.due(self.unpublished)) and (spans := self._spans()):
-                delta = Delta(self._id(), spans, self.adder.sums() - self.published.sums)
-                updates = tuple(learnt.update for p in spans for learnt in self._held[p].learnt)
-            if 0 in self._held and self._deltas >= self._deltas_per_base:
+                updates = [learnt.update for p in spans for learnt in self._held[p].learnt]
+                delta = Delta(self._id(), spans, self.adder.beyond(self.published.sums, updates), self.unpublished)
+            if 0 in self._held and self._since_base >= self._base_images:
                 base = Base(self._id(), self.published)
-        return Publication(delta, base, updates)
+        return Publication(delta, base)
 
     def _spans(self) -> dict[int, tuple[int, int]]:
         clock = self.published.clock

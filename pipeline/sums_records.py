@@ -3,7 +3,7 @@
 A record's headers say what it is (``about``, JSON) and which piece (``piece``, "0/2"); the values of its pieces, one
 after the other, are one LZ4 frame. In it are A and T as integers of as few bytes as the largest one needs, first the
 lowest byte of all of them, then the next (that makes it a tenth smaller than plain integers). Few images are shorter
-as what they are: products, targets and labels, from which the reader adds up the very same sums.
+as what they are: products, targets and labels, of which the reader's sums are the very same.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,10 +18,9 @@ from pipeline.broker import Message
 from pipeline.broker import Record as Raw
 from pipeline.errors import SumsError
 from pipeline.identity import Identity
-from pipeline.learner import Update
-from pipeline.ledger import Ledger
+from pipeline.learner import Integers, Update
 from pipeline.published import Base, Delta, Published, Record, Retraction
-from pipeline.sums import Integers, Sums, packed_size
+from pipeline.sums import Sums, images_of, packed_size
 
 SCHEMA = 1
 PIECE = 8_000_000
@@ -61,12 +60,10 @@ class Run:
         return ", ".join([*filter(None, [self.identity.difference(other.identity)]), *named])
 
 
-def encode(topic: str, run: Run, record: Record[Sums], updates: Sequence[Update] = ()) -> list[Raw]:
-    """A record's pieces, for one transaction.
-
-    ``updates`` are what its sums are made of, if that is known: few images are shorter than their sums.
-    """
-    body, form = _few(updates, run.width) or _sums(_value(record))
+def encode(topic: str, run: Run, record: Record[Sums]) -> list[Raw]:
+    """A record's pieces, for one transaction."""
+    sums = record.published.sums if isinstance(record, Base) else record.sums
+    body, form = _images(sums.few) if sums.few else _integers(sums)
     about = orjson.dumps({"v": SCHEMA, "id": record.id, "run": asdict(run), "form": form, **_fields(record)})
     frame = lz4.frame.compress(body, content_checksum=True)
     parts = [frame[start : start + PIECE] for start in range(0, len(frame), PIECE)]
@@ -173,10 +170,6 @@ def _about(message: Message) -> dict[str, Any]:
     return about
 
 
-def _value(record: Record[Sums]) -> Sums:
-    return record.published.sums if isinstance(record, Base) else record.sums
-
-
 def _fields(record: Record[Sums]) -> dict[str, Any]:
     match record:
         case Delta():
@@ -195,7 +188,8 @@ def _fields(record: Record[Sums]) -> dict[str, Any]:
 def _record(about: Mapping[str, Any], sums: Sums) -> Record[Sums]:
     match about["kind"]:
         case "delta":
-            return Delta(about["id"], {p: (start, stop) for p, start, stop in about["spans"]}, sums)
+            spans = {p: (start, stop) for p, start, stop in about["spans"]}
+            return Delta(about["id"], spans, sums, sums.images)
         case "retraction":
             return Retraction(about["id"], dict(about["clock"]), sums)
         case "base":
@@ -204,7 +198,7 @@ def _record(about: Mapping[str, Any], sums: Sums) -> Record[Sums]:
     raise ValueError(f"kind {about['kind']!r}")
 
 
-def _sums(sums: Sums) -> tuple[bytes, dict[str, Any]]:
+def _integers(sums: Sums) -> tuple[bytes, dict[str, Any]]:
     classes = list(sums.counts)
     T = np.array([sums.T[c] for c in classes], np.int64)
     (A_bytes, A), (T_bytes, T_body) = _narrow(sums.A), _narrow(T)
@@ -212,11 +206,8 @@ def _sums(sums: Sums) -> tuple[bytes, dict[str, Any]]:
     return A + T_body, {"classes": classes, "counts": counts, "A": A_bytes, "T": T_bytes}
 
 
-def _few(updates: Sequence[Update], width: int) -> tuple[bytes, dict[str, Any]] | None:
-    """The images themselves, if they are so few that this is a quarter as long as int32 sums would be."""
-    images = sum(len(update.labels) for update in updates)
-    if not 0 < images <= width // 2:
-        return None
+def _images(updates: Sequence[Update]) -> tuple[bytes, dict[str, Any]]:
+    images = images_of(updates)
     classes = list(dict.fromkeys(name for update in updates for name in update.classes))
     targets, start = np.zeros((images, len(classes)), np.int64), 0
     for update in updates:
@@ -231,7 +222,7 @@ def _few(updates: Sequence[Update], width: int) -> tuple[bytes, dict[str, Any]] 
 
 def _decoded(form: Mapping[str, Any], frame: bytes, width: int) -> Sums:
     if "images" in form:
-        return _added_up(form, frame, width)
+        return Sums.of([_update(form, frame, width)], width)
     classes, counts = form["classes"], form["counts"]
     cut = form["A"] * packed_size(width)
     body = _decompressed(frame, cut + form["T"] * len(classes) * width)
@@ -240,16 +231,15 @@ def _decoded(form: Mapping[str, Any], frame: bytes, width: int) -> Sums:
     return Sums(A, dict(zip(classes, T, strict=True)), dict(zip(classes, map(int, counts), strict=True)))
 
 
-def _added_up(form: Mapping[str, Any], frame: bytes, width: int) -> Sums:
+def _update(form: Mapping[str, Any], frame: bytes, width: int) -> Update:
     images, classes = form["images"], form["classes"]
     cut = images * width
     end = cut + form["T"] * images * len(classes)
     body = _decompressed(frame, end + form["labels"] * images)
     products = np.ascontiguousarray(np.frombuffer(body[:cut], np.uint8).reshape(width, images).T)
     targets = _wide(body[cut:end], form["T"]).reshape(images, len(classes))
-    ledger = Ledger(Sums.zero(width))
-    ledger.add(products, targets, [classes[i] for i in _wide(body[end:], form["labels"])], classes)
-    return ledger.total()
+    labels = tuple(classes[i] for i in _wide(body[end:], form["labels"]))
+    return Update(products, targets, labels, tuple(classes))
 
 
 def _decompressed(frame: bytes, size: int) -> bytes:

@@ -133,7 +133,8 @@ def _publishing(broker: Broker, sums: Partition, run: Run, delta: Sums) -> tuple
         for number in range(TIMES):
             spans = {0: (number, number + 1)}
             begun = time.perf_counter()
-            seconds, delta_bytes = publish(Delta(str(number), spans, ledger.total() - reached.sums), begun)
+            record = Delta(str(number), spans, ledger.total() - reached.sums, delta.images)
+            seconds, delta_bytes = publish(record, begun)
             publishes.append(seconds)
             reads.append(read())
             _, base_bytes = publish(old, time.perf_counter())

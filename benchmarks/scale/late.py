@@ -22,7 +22,7 @@ from pipeline.plan import Plan
 from pipeline.published import Base, Delta, Published, Record
 from pipeline.records import encode as encode_image
 from pipeline.settings import Settings
-from pipeline.share import DELTAS_PER_BASE, Share
+from pipeline.share import BASE_IMAGES, LONG_DELTA, Share
 from pipeline.sums import Sums
 from pipeline.sums_records import Run, encode, kind
 from pipeline.topics import Topics
@@ -58,7 +58,7 @@ class History:
             share.ready(partition, 0)
         deleted = done = since = learnt = 0
         with closing(self.broker.producer("history")) as producer:
-            while done < deltas or since < DELTAS_PER_BASE:
+            while done < deltas or since < BASE_IMAGES // LONG_DELTA:
                 learnt += 1
                 publication = share.begin(dict.fromkeys(range(PARTITIONS), learnt))
                 with producer.transaction() as transaction:
@@ -80,7 +80,7 @@ class History:
         value: Record[Sums]
         match record:
             case Delta():
-                value = Delta(record.id, record.spans, self.delta)
+                value = Delta(record.id, record.spans, self.delta, record.images)
             case Base(published=published):
                 sums = times(self.delta, published.sums)
                 value = Base(record.id, Published(sums, published.clock, published.position))

@@ -14,7 +14,7 @@ from math import inf
 
 from benchmarks.scale.costs import Costs
 from consumers.pace import PUBLISH_SECONDS, READ_SECONDS, Pace
-from pipeline.share import DELTAS_PER_BASE, MOST_UNPUBLISHED, Schedule
+from pipeline.share import BASE_IMAGES, LONG_DELTA, MOST_UNPUBLISHED, Schedule
 
 BATCH = 256
 SECONDS = 1200.0
@@ -88,7 +88,7 @@ class Group:
             Learner(Schedule(case.publish_images), Pace(0.0, case.publish_seconds), Link(case.link))
             for _ in range(case.learners)
         ]
-        self._deltas = self._learnt = 0
+        self._since_base = self._learnt = 0
 
     def play(self) -> Found:
         case, half = self._case, SECONDS / 2
@@ -157,11 +157,12 @@ class Group:
         now += costs.publish
         few = me.unpublished <= costs.width // 2  # which go out as what they are
         self._send(now, number, me.unpublished, me.unpublished * costs.width if few else costs.delta_bytes)
+        self._since_base += min(me.unpublished, LONG_DELTA)
         me.awaited, me.open, me.unpublished = True, me.unpublished, 0
         me.pace.published(now)
         me.schedule.published()
-        self._deltas += 1
-        if self._deltas % DELTAS_PER_BASE == 0:
+        if self._since_base >= BASE_IMAGES:
+            self._since_base = 0
             self._send(now, BASE, 0, costs.base_bytes)
         return now
 

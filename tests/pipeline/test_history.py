@@ -260,7 +260,7 @@ def test_classes_that_did_not_come_in_a_stretch_are_not_predicted_from_it(place:
 def test_snapshots_that_do_not_belong_together_make_no_stretch(past: Place, tmp_path: Path) -> None:
     older, newer = (snapshots.read(file(past, number)) for number in (0, 2))
     counts = dict.fromkeys(older.sums.counts, 0)
-    fewer = replace(newer, model=replace(newer.sums, counts=counts))
+    fewer = replace(newer, model=Sums(newer.sums.A, newer.sums.T, counts))
     for other, problem in (
         (replace(newer, identity=replace(newer.identity, seed="1")), r"different identities \(seed 0 is not 1\)"),
         (replace(newer, topic_id="another"), "learnt from different topics"),
@@ -295,7 +295,7 @@ def test_a_snapshot_that_holds_something_else_differs(past: Place, tmp_path: Pat
     A = snapshot.sums.A.copy()
     A[-1] += 1
     path = tmp_path / "changed.safetensors"
-    snapshots.write(replace(snapshot, model=replace(snapshot.sums, A=A)), path)
+    snapshots.write(replace(snapshot, model=Sums(A, snapshot.sums.T, snapshot.sums.counts)), path)
     result = history(past, capsys, "verify", path, status=1)
     assert (result["same"], result["topic_digest"]) == (False, snapshot.digest)
     assert result["digest"] != snapshot.digest

@@ -30,23 +30,26 @@ def learn(learner: Share[int, int], images: int = 1) -> Delta[int] | None:
     return publication.delta
 
 
-@pytest.mark.parametrize("size", [1, 256])
-def test_it_publishes_after_1_2_3_5_8_micro_batches(size: int) -> None:
+def test_it_publishes_after_an_eighth_more_images_and_later_after_half_as_many_again() -> None:
     me = share()
-    assert [n for n in range(20) if learn(me, size)] == [1, 2, 3, 5, 8, 12, 18]
+    assert [n for n in range(1, 20) if learn(me)] == [2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 18]
+    for _ in range(20, 5000):
+        learn(me)
+    assert [n for n in range(5000, 12_000) if learn(me)] == [7110, 10_665]
 
 
 def test_small_micro_batches_at_first_do_not_make_it_publish_more_rarely_later() -> None:
     me = share()
     for _ in range(20):
         learn(me, 8)
-    assert [n for n in range(9) if learn(me, 256)] == [1, 2, 4, 7]
+    assert [n for n in range(16) if learn(me, 256)] == [*range(9), 13]
 
 
 def test_a_new_class_is_published_soon() -> None:
     me = share()
-    for _ in range(20):
+    for _ in range(5000):
         learn(me)
+    assert not any(learn(me) for _ in range(100))
     stop = me.positions[0] + 1
     me.begin({0: stop})
 
@@ -116,13 +119,13 @@ def test_it_does_not_read_while_a_transaction_is_open() -> None:
     me = share()
     me.begin({})
     with pytest.raises(ValueError, match="end the open transaction"):
-        me.read(Delta("other", {1: (0, 1)}, 1), 1)
+        me.read(Delta("other", {1: (0, 1)}, 1, 1), 1)
 
 
 @pytest.mark.parametrize("span", [(3, 9), (6, 9)])
 def test_a_delta_that_neither_begins_at_the_clock_nor_ends_before_it_is_out_of_step(span: tuple[int, int]) -> None:
     with pytest.raises(OutOfStepError, match=f"partition 0 from {span[0]} to 9, but the sums reach {{0: 5}}"):
-        share(Published(0, {0: 5})).read(Delta("other", {0: span}, 1), 1)
+        share(Published(0, {0: 5})).read(Delta("other", {0: span}, 1, 1), 1)
 
 
 def test_a_retraction_of_images_that_are_not_published_is_out_of_step() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.learner import Update
 from pipeline.ledger import Ledger
 from pipeline.sums import Sums
 
@@ -24,12 +25,21 @@ def summed(stream: list[Image], batch: int = 7) -> Sums:
 
 
 def put(ledger: Ledger, stream: list[Image], batch: int, sign: int = 1) -> None:
+    for update in updates(stream, batch):
+        ledger.add(update.products, update.targets, update.labels, update.classes, sign)
+
+
+def updates(stream: list[Image], batch: int = 7) -> list[Update]:
+    """What a market with two more classes than it has seen finds for each batch."""
+    found = []
     for start in range(0, len(stream), batch):
         some = stream[start : start + batch]
         products = np.frombuffer(b"".join(z for z, _ in some), np.uint8).reshape(-1, WIDTH)
-        classes = tuple(dict.fromkeys(label for _, label in some))
-        targets = np.array([[256 * (label == c) for c in classes] for _, label in some])
-        ledger.add(products, targets, [label for _, label in some], classes, sign)
+        labels = tuple(label for _, label in some)
+        classes = tuple(dict.fromkeys([*labels, *CLASSES[:2]]))
+        targets = np.array([[256 * (label == c) for c in classes] for label in labels], np.int64)
+        found.append(Update(products, targets, labels, classes))
+    return found
 
 
 def by_hand(stream: list[Image]) -> Sums:
@@ -93,6 +103,24 @@ def test_what_a_ledger_adds_and_takes_away_again_leaves_nothing(kept: list[Image
     assert not any(total.T[name].any() for name, count in total.counts.items() if not count)
 
 
+@given(streams, streams, st.randoms(use_true_random=False))
+def test_sums_of_updates_are_those_that_a_ledger_adds_up(a: list[Image], b: list[Image], random: Random) -> None:
+    parts = [Sums.of([update], WIDTH) for update in updates(a, 2)]
+    merged = Sums.of(updates(b), WIDTH)
+    for part in parts:
+        if random.random() < 0.3:
+            merged.digest("x")  # what was asked for is remembered, and changes nothing
+        merged = merged + part
+    assert merged.images == len(a + b)
+    assert merged.digest("x") == summed(a + b).digest("x")
+    assert merged.classes == summed(a + b).classes
+    assert (merged - Sums.of(updates(a), WIDTH)).digest("x") == summed(b).digest("x")
+    ledger = Ledger(summed(b))
+    ledger.add_sums(merged)
+    ledger.add_sums(Sums.of(updates(b, 3), WIDTH), -1)
+    assert ledger.total().digest("x") == summed(a + b).digest("x")
+
+
 @given(streams)
 def test_a_ledger_goes_on_from_sums(stream: list[Image]) -> None:
     ledger = Ledger(summed(stream))
@@ -119,3 +147,4 @@ def test_products_as_large_as_they_can_be_stay_exact() -> None:
     total = summed(stream, batch=1000)
     assert total.A[0] == 255**2 * count
     assert total.digest("x") == by_hand(stream).digest("x")
+    assert Sums.of(updates(stream, 1000), WIDTH).digest("x") == total.digest("x")

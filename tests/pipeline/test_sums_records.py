@@ -49,7 +49,7 @@ def read(pieces: list[Raw], run: Run = RUN) -> Record[Sums]:
 
 @given(sizes, st.sampled_from([(), ("7",), ("7", "Naïve 👗")]))
 def test_a_delta_is_read_back_exactly(some: list[int], classes: tuple[str, ...]) -> None:
-    delta = Delta("a-1", {0: (3, 2**53 + 1), 11: (0, 4)}, sums(some, classes))
+    delta = Delta("a-1", {0: (3, 2**53 + 1), 11: (0, 4)}, sums(some, classes), 3)
     found = read(encode("sums", RUN, delta))
     assert isinstance(found, Delta)
     assert (found.id, found.spans) == (delta.id, delta.spans)
@@ -81,9 +81,10 @@ def test_few_images_travel_as_themselves_and_add_up_to_the_same_sums(images: int
     for update in updates:
         ledger.add(update.products, update.targets, update.labels, update.classes)
     expected = ledger.total()
-    pieces = encode("sums", RUN, Delta("a-1", {0: (0, images)}, expected), updates)
+    pieces = encode("sums", RUN, Delta("a-1", {0: (0, images)}, Sums.of(updates, WIDTH), images))
     found = read(pieces)
     assert isinstance(found, Delta)
+    assert found.images == images
     assert "images" in orjson.loads(dict(pieces[0].headers)["about"])["form"]
     assert found.sums.digest("x") == expected.digest("x")
 
@@ -93,9 +94,9 @@ def test_pieces_may_lie_between_those_of_others_and_position_says_where_none_is_
 ) -> None:
     monkeypatch.setattr(sums_records, "PIECE", 20)
     value = sums([2**60, 5, -(2**59), 77])
-    long = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, value))
+    long = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, value, 4))
     monkeypatch.undo()
-    short = encode("sums", RUN, Delta("b-1", {1: (0, 4)}, Sums.zero(WIDTH)))
+    short = encode("sums", RUN, Delta("b-1", {1: (0, 4)}, Sums.zero(WIDTH), 4))
     assert len(long) > 2
     assert len(short) == 1
     reader = Reader(RUN)
@@ -110,7 +111,7 @@ def test_pieces_may_lie_between_those_of_others_and_position_says_where_none_is_
 
 def test_what_begins_before_the_first_piece_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums_records, "PIECE", 20)
-    pieces = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([2**60, 5, 3])))
+    pieces = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([2**60, 5, 3]), 4))
     reader = Reader(RUN)
     assert [reader.read(message(piece, i)) for i, piece in enumerate(pieces[1:])] == [None] * (len(pieces) - 1)
 
@@ -125,13 +126,13 @@ def test_what_begins_before_the_first_piece_read_is_left_out(monkeypatch: pytest
     ],
 )
 def test_a_record_of_another_run_is_refused_with_what_differs(other: Run, text: str) -> None:
-    [piece] = encode("sums", other, Delta("a-1", {0: (0, 4)}, sums([1])))
+    [piece] = encode("sums", other, Delta("a-1", {0: (0, 4)}, sums([1]), 4))
     with pytest.raises(SumsError, match=f"topic sums, offset 9: .*{text}"):
         Reader(RUN).read(message(piece, 9))
 
 
 def test_a_record_of_another_version_is_refused() -> None:
-    [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1])))
+    [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1]), 4))
     about = orjson.dumps(orjson.loads(dict(piece.headers)["about"]) | {"v": 2})
     with pytest.raises(SumsError, match="version 2, this program reads 1"):
         Reader(RUN).read(message(changed(piece, headers=(("about", about), ("piece", b"0/1"))), 9))
@@ -140,7 +141,7 @@ def test_a_record_of_another_version_is_refused() -> None:
 @settings(deadline=None)
 @given(st.integers(0, 1 << 16), st.integers(1, 255))
 def test_bytes_that_changed_never_change_what_is_read(place: int, flipped: int) -> None:
-    delta = Delta("a-1", {0: (0, 4)}, sums([1, 2, 3]))
+    delta = Delta("a-1", {0: (0, 4)}, sums([1, 2, 3]), 4)
     [piece] = encode("sums", RUN, delta)
     body = bytearray(piece.value)
     body[place % len(body)] ^= flipped
@@ -156,7 +157,7 @@ def test_bytes_that_changed_never_change_what_is_read(place: int, flipped: int) 
 @settings(deadline=None)
 @given(st.data())
 def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
-    [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1, 2, 3])))
+    [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1, 2, 3]), 4))
     worse = data.draw(
         st.sampled_from(
             [
@@ -173,7 +174,7 @@ def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
 
 def test_what_a_reader_expects_is_handed_out_as_it_is_once_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums_records, "PIECE", 20)
-    own, other = (Delta(name, {0: (0, 4)}, sums([1, 2, 3])) for name in ("a-1", "b-1"))
+    own, other = (Delta(name, {0: (0, 4)}, sums([1, 2, 3]), 4) for name in ("a-1", "b-1"))
     reader = Reader(RUN)
     reader.expect([own])
     *first, last = encode("sums", RUN, own)

@@ -16,7 +16,7 @@ from pipeline.learner import Update
 from pipeline.ledger import Ledger
 from pipeline.published import Record
 from pipeline.share import Adder
-from pipeline.sums import Sums
+from pipeline.sums import Sums, are_few
 from pipeline.sums_records import Pieces, Reader, Run, encode
 
 DIGIT = 8
@@ -36,7 +36,7 @@ class Arithmetic(Protocol):
 
     def same(self, one: Any, other: Any) -> bool: ...
 
-    def contents(self, record: Record[Any], updates: Sequence[Any], pieces: int) -> list[Any]: ...
+    def contents(self, record: Record[Any], pieces: int) -> list[Any]: ...
 
     def reader(self) -> Any:
         """Something with ``read(offset, content)``, the record that is complete with it and the position after it."""
@@ -58,6 +58,9 @@ class Tally:
 
     add_sums, remove_sums = add, remove
 
+    def beyond(self, sums: int, updates: Sequence[int]) -> int:  # noqa: ARG002
+        return self.value - sums
+
     def sums(self) -> int:
         return self.value
 
@@ -78,7 +81,7 @@ class Counted:
     def same(self, one: int, other: int) -> bool:
         return one == other
 
-    def contents(self, record: Record[int], updates: Sequence[int], pieces: int) -> list[Any]:  # noqa: ARG002
+    def contents(self, record: Record[int], pieces: int) -> list[Any]:
         return [(record, piece, pieces) for piece in range(pieces)]
 
     def reader(self) -> "_CountedReader":
@@ -123,6 +126,9 @@ class Accumulator:
     def remove_sums(self, sums: Sums) -> None:
         self._sums = self._sums - sums
 
+    def beyond(self, sums: Sums, updates: Sequence[Update]) -> Sums:
+        return Sums.of(updates, WIDTH) if are_few(updates, WIDTH) else self._sums - sums
+
     def sums(self) -> Sums:
         return self._sums
 
@@ -156,8 +162,8 @@ class Real:
     def same(self, one: Sums, other: Sums) -> bool:
         return one.digest("x") == other.digest("x")
 
-    def contents(self, record: Record[Sums], updates: Sequence[Update], pieces: int) -> list[Any]:  # noqa: ARG002
-        return encode("sums", RUN, record, updates)
+    def contents(self, record: Record[Sums], pieces: int) -> list[Any]:  # noqa: ARG002
+        return encode("sums", RUN, record)
 
     def reader(self) -> "_RealReader":
         return _RealReader()
@@ -172,10 +178,6 @@ class _RealReader:
         return self._reader.read(message)
 
 
-def contents(arithmetic: Arithmetic, publication: Publication[Any, Any], pieces: int) -> list[Any]:
+def contents(arithmetic: Arithmetic, publication: Publication[Any], pieces: int) -> list[Any]:
     """All pieces of what goes out with one transaction."""
-    found: list[Any] = []
-    for record in publication.records:
-        updates = publication.updates if record is publication.delta else ()
-        found += arithmetic.contents(record, updates, pieces)
-    return found
+    return [content for record in publication.records for content in arithmetic.contents(record, pieces)]

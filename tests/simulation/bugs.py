@@ -125,7 +125,7 @@ class AbortedTakenForCommitted(Learner):
 
 
 class _PublishesAgain(Share[Any, Any]):
-    def _publication(self, at_rest: bool) -> Publication[Any, Any]:
+    def _publication(self, at_rest: bool) -> Publication[Any]:
         self._awaited = set()
         return super()._publication(at_rest)
 

@@ -16,7 +16,7 @@ from tests.simulation.kafka import BusyError, GoneError, Kafka, Transaction
 
 MOST = 6
 """Images after which to publish, and so few deltas after which a base is due: a schedule has two dozen images."""
-DELTAS_PER_BASE = 2
+BASE_IMAGES = 100
 
 Choose = Callable[[int], int]
 
@@ -123,7 +123,7 @@ class Learner:
         self.log = self.log_type(self.kafka, self.images, self.arithmetic, newest.position, self.choose)
         adder = self.arithmetic.adder(newest.sums)
         name = f"{self.name}/{self.choose(1 << 30)}"
-        self.share = self.share_type(name, newest, adder, MOST, DELTAS_PER_BASE)
+        self.share = self.share_type(name, newest, adder, MOST, BASE_IMAGES)
 
     def _session(self) -> Iterator[None]:
         """Work, until a part of the log is gone that was not read yet."""
@@ -184,7 +184,7 @@ class Learner:
         self.share.committed(parts)
 
     def commit(
-        self, epoch: int, publication: Publication[Any, Any], images: list[int], positions: Mapping[int, int]
+        self, epoch: int, publication: Publication[Any], images: list[int], positions: Mapping[int, int]
     ) -> Iterator[None]:
         """One transaction; it is over when this is."""
         transaction = self.kafka.begin(self.owner, epoch)

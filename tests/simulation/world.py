@@ -138,7 +138,7 @@ class World:
             record = Retraction(f"retraction-{image}", {partition: offset + 1}, self.arithmetic.sums([image]))
             for _ in range(1 + self.choose(2)):
                 transaction = self.kafka.begin("operator", self.kafka.epochs.setdefault("operator", 0))
-                for content in self.arithmetic.contents(record, (), 1):
+                for content in self.arithmetic.contents(record, 1):
                     self.kafka.produce(transaction, content)
                 self.kafka.end_transaction(transaction, True)
                 self.kafka.tell(transaction, SUMS)
