@@ -24,6 +24,7 @@ from pipeline.learners import LEARNERS, digest, make
 from pipeline.plan import Plan, load_splits, plan
 from pipeline.scores import ClassScore, Scores
 from pipeline.settings import Settings
+from pipeline.trunk import takes_blas
 
 BATCH = 256
 LAST = 50
@@ -33,6 +34,9 @@ DRESS_AFTER = (0, 1, 2, 3, 5, 10, 25, 50, 100, 240, 500, 1000, 2000, 3250)
 
 WITH_DRESSES = ("dress", "published", "published-stream")
 """Scenarios in which they are."""
+
+CPU = "CPU"
+"""As tinygrad calls it."""
 
 PREDICT_ONLY = 100
 """Micro-batches that are predicted once more at the end, with learning switched off."""
@@ -209,7 +213,8 @@ def measure(name: str, learner_name: str, seed: int, images: int | None, setting
     """Everything that this benchmark prints, as one object.
 
     ``relative_speed`` is that of learning to that of only predicting, in processor time: it hardly depends on what else
-    the machine has to do. ``held_out_forgetting`` is about classes of phases before the last.
+    the machine has to do. On an accelerator processor time says nothing, and it is None.
+    ``held_out_forgetting`` is about classes of phases before the last.
     """
     settings = settings.model_copy(update={"seed": seed})
     drawn = scenario.load(name, seed=seed, images=images)
@@ -227,15 +232,17 @@ def measure(name: str, learner_name: str, seed: int, images: int | None, setting
     run.through(after)
     only, only_processor = run.predict_only()
     known = held_out.outcomes(run.learner).summary()
+    device = device_of(learner_name, settings)
     return {
         "scenario": drawn.name,
         "learner": learner_name,
         "seed": seed,
+        "device": device,
         "images": len(stream),
         "seconds": run.seconds,
         "images_per_second": len(stream) / run.seconds,
         "predict_only_images_per_second": only,
-        "relative_speed": len(stream) / run.processor_seconds / only_processor,
+        "relative_speed": len(stream) / run.processor_seconds / only_processor if device == CPU else None,
         "state_bytes": LEARNERS[learner_name].state_bytes(run.learner),
         "digest": digest(run.learner, settings),
         "prequential": run.prequential.summary(),
@@ -245,6 +252,15 @@ def measure(name: str, learner_name: str, seed: int, images: int | None, setting
         "held_out_forgetting": phases.forgotten(known),
         **(watch.summary() if watch else {}),
     }
+
+
+def device_of(learner: str, settings: Settings) -> str:
+    """Where it computes: tinygrad's device, or the CPU for BLAS."""
+    if takes_blas(settings.backend) and not learner.startswith("backprop"):
+        return CPU
+    from pipeline.trunk.device import default_device
+
+    return default_device()
 
 
 def parse() -> argparse.Namespace:

@@ -19,7 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from rich.console import Console
 
-from benchmarks.accuracy import measure
+from benchmarks.accuracy import CPU, measure
 from pipeline import cli
 from pipeline.errors import SettingsError
 from pipeline.learners import LEARNERS
@@ -171,11 +171,21 @@ def costs(results: Sequence[Result]) -> Iterable[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for learner, entry in LEARNERS.items():
         if mine := of(results, learner, "mixed"):
-            speed = np.mean([r["relative_speed"] for r in mine])
+            speeds = [r["relative_speed"] for r in mine if r["device"] == CPU]
+            speed = f"{np.mean(speeds):.2f}" if speeds else "–"
             size = np.mean([r["state_bytes"] for r in mine]) / 1e6
             passes = f"{entry.forward} | {entry.backward}"
-            yield f"| `{learner}` | {entry.about} | {entry.trunk} | {passes} | {speed:.2f} | {size:.2f} MB |"
+            yield f"| `{learner}` | {entry.about} | {entry.trunk} | {passes} | {speed} | {size:.2f} MB |"
     yield ""
+    yield from elsewhere(results)
+
+
+def elsewhere(results: Sequence[Result]) -> Iterable[str]:
+    """Which results are of an accelerator."""
+    places = sorted({(r["device"], r["learner"], r["seed"]) for r in results if r["device"] != CPU})
+    if places:
+        told = ", ".join(f"`{learner}` with seed {seed} on {device}" for device, learner, seed in places)
+        yield f"Computed on an accelerator, and left out of the speeds: {told}.\n"
 
 
 ABOUT = """\

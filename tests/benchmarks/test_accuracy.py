@@ -56,7 +56,7 @@ def test_it_learns_twenty_classes_from_nothing(result: dict[str, Any]) -> None:
 
 def test_the_object_has_every_key(result: dict[str, Any]) -> None:
     assert list(result) == [
-        *("scenario", "learner", "seed", "images", "seconds", "images_per_second"),
+        *("scenario", "learner", "seed", "device", "images", "seconds", "images_per_second"),
         *("predict_only_images_per_second", "relative_speed", "state_bytes", "digest"),
         *("prequential", "last_50", "held_out", "forgetting", "held_out_forgetting"),
     ]
@@ -64,6 +64,7 @@ def test_the_object_has_every_key(result: dict[str, Any]) -> None:
     assert result["images_per_second"] == pytest.approx(IMAGES / result["seconds"])
     assert result["predict_only_images_per_second"] > 0
     assert 0.1 < result["relative_speed"] < 1.2
+    assert result["device"] == "CPU"
     assert result["state_bytes"] > 8 * 2465 * 2466 // 2
     assert result["held_out_forgetting"] == {}  # there is one phase only
     assert len(result["digest"]) == 64

@@ -21,6 +21,7 @@ def result(learner: str, scenario: str, seed: int, digits: float) -> dict[str, A
         "learner": learner,
         "scenario": scenario,
         "seed": seed,
+        "device": "CPU",
         "prequential": accuracy,
         "held_out": accuracy,
         "held_out_forgetting": {} if scenario == "mixed" else {"0": 0.25, "1": -0.05},
@@ -38,6 +39,17 @@ def some() -> list[dict[str, Any]]:
         for scenario in compare.SCENARIOS
         for seed in range(seeds)
     ]
+
+
+def test_a_result_from_an_accelerator_counts_but_for_its_speed(some: list[dict[str, Any]]) -> None:
+    for one in some:
+        if one["learner"] == "clearing" and one["seed"] == 1:
+            one |= {"device": "CUDA", "relative_speed": None}
+    page = markdown(some)
+    assert "| `clearing` | 0, 1 | .505 (.500 to .510)" in page
+    assert page.count("| 0.50 | 2.00 MB |") == 2
+    assert "Computed on an accelerator, and left out of the speeds: `clearing` with seed 1 on CUDA.\n" in page
+    assert "accelerator, and" not in markdown([one for one in some if one["device"] == "CPU"])
 
 
 def test_a_row_says_which_seeds_it_is_of_and_how_far_they_are_apart(some: list[dict[str, Any]]) -> None:
