@@ -1,7 +1,7 @@
 """Groups of real learners, each a process of its own, on one stream over a real broker."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,12 +42,13 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Place:
-    """A group with topics of its own."""
+    """A group with topics of its own; each learner keeps to one of ``cores``, or all share all of the machine's."""
 
     url: str
     name: str
     folder: Path
     settings: Settings
+    cores: Sequence[Collection[int]] = ()
 
     @property
     def prefix(self) -> str:
@@ -62,7 +63,8 @@ class Place:
         return ("--topic-prefix", self.prefix, "--group", self.group, "--partitions", str(PARTITIONS))
 
     def start(self, number: int) -> Any:
-        return learning(self.url, self.folder / self.name / str(number), self.settings, *self.flags)
+        cores = self.cores[number] if self.cores else ()
+        return learning(self.url, self.folder / self.name / str(number), self.settings, *self.flags, cores=cores)
 
     @contextmanager
     def at_work(self, count: int, broker: Broker) -> Iterator[tuple[list[Watched], list[float], Traffic]]:

@@ -15,9 +15,11 @@ BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#888888"
 
 def text(result: Mapping[str, Any]) -> str:
     """The page, in Markdown."""
-    late, amid = result["late"], result["join_amid_work"]
+    late, amid, each = result["late"], result["join_amid_work"], result["cores_each"]
     return _PAGE.format(
         **result,
+        cores_told=f": {each} for each learner, the rest for the broker and whoever watches" if each else "",
+        cores_meaning=_OF_THEIR_OWN if each else _SHARED,
         groups_table=_groups(result["groups"]),
         joined=amid["seconds_to_work"],
         joined_from_assignment=amid["seconds_to_take_over"],
@@ -34,7 +36,7 @@ def text(result: Mapping[str, Any]) -> str:
 _PAGE = """# What more learners bring, and what they cost
 
 Written by `python -m benchmarks.scale`, with its numbers. All of it ran on one machine
-of {cores} cores, the broker too.
+of {cores} cores, the broker too{cores_told}.
 
 ## Real learners
 
@@ -43,7 +45,7 @@ learner without any broker is `{digest:.12}`.
 
 {groups_table}
 
-More learners are not quicker where all of them and the broker share the same cores. What a group costs beyond a single
+{cores_meaning} What a group costs beyond a single
 learner is in the line of processor time: most of it at the start, where each learner clears often and reads what the
 others publish after every small micro-batch. At the same number of images a group is a little behind one learner, since
 a micro-batch of each of its learners is on its way at any moment.
@@ -78,6 +80,10 @@ bend, at 64 learners:
 
 {remedies_table}
 """
+
+
+_SHARED = "More learners are not quicker where all of them and the broker share the same cores."
+_OF_THEIR_OWN = "How much more learners bring is how images a second grow; all of them share one broker."
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,10 +1,11 @@
 """A learner in a process of its own, watched from outside through its metrics."""
 
+import os
 import signal
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,9 @@ LOOK = 0.02
 
 
 class Watched:
-    """A learner; ``begun`` is when its process was started, on the monotonic clock."""
+    """A learner; ``begun`` is when its process was started, on the monotonic clock. It keeps to ``cores``, if any."""
 
-    def __init__(self, url: str, folder: Path, settings: Settings, *flags: str) -> None:
+    def __init__(self, url: str, folder: Path, settings: Settings, *flags: str, cores: Collection[int] = ()) -> None:
         self._port = free_port()
         self._log = folder.with_suffix(".log")
         self._log.parent.mkdir(parents=True, exist_ok=True)
@@ -34,6 +35,8 @@ class Watched:
             self._process = subprocess.Popen(
                 command(url, str(folder), None, settings, *flags, *port), stdout=subprocess.PIPE, stderr=log
             )
+        if cores:
+            os.sched_setaffinity(self._process.pid, cores)  # long before it counts them
 
     def value(self, name: str) -> float:
         """A metric, all its labels added up; 0 as long as it is not shown. Raises BrokerError if the learner ended."""
@@ -66,9 +69,9 @@ class Watched:
 
 
 @contextmanager
-def learning(url: str, folder: Path, settings: Settings, *flags: str) -> Iterator[Watched]:
+def learning(url: str, folder: Path, settings: Settings, *flags: str, cores: Collection[int] = ()) -> Iterator[Watched]:
     """A learner for the length of the block, if nobody stops it before."""
-    learner = Watched(url, folder, settings, *flags)
+    learner = Watched(url, folder, settings, *flags, cores=cores)
     try:
         yield learner
     finally:

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from benchmarks.scale import page
-from benchmarks.scale.__main__ import simulated
+from benchmarks.scale.__main__ import divided, simulated
 from benchmarks.scale.costs import Costs
 from benchmarks.scale.groups import STRETCH, stretches
 from benchmarks.scale.late import times
 from benchmarks.scale.model import Case, Found, series
+from pipeline.errors import SettingsError
 from pipeline.sums import Sums
 
 NOTHING = Costs(0, 0, 0, 0, 0, 0, delta_bytes=10_000_000, base_bytes=15_000_000, image_bytes=1000, width=2465)
@@ -46,6 +47,12 @@ def test_nobody_learns_on_for_ever_before_what_was_published_has_come_back() -> 
     assert found.unpublished <= 2 * 30_000 + 512
 
 
+@pytest.mark.parametrize("cores_each", [1_000_000, -1])
+def test_learners_with_cores_of_their_own_leave_some_for_the_broker(cores_each: int) -> None:
+    with pytest.raises(SettingsError, match=rf"--cores-each {cores_each}: 4 learners can have up to \d+ each"):
+        divided(cores_each)
+
+
 def test_many_times_the_same_sums_are_those_sums_added_up() -> None:
     sums = Sums(np.arange(3, dtype=np.int64), {"a": np.array([5, 7])}, {"a": 2})
     assert times(sums, 3).digest("x") == (sums + sums + sums).digest("x")
@@ -73,14 +80,16 @@ def test_the_page_and_the_picture_show_what_was_found(tmp_path: Path, monkeypatc
     }  # fmt: skip
     costs = {**vars(NOTHING)}
     result = {
-        "cores": 2, "images": 25_600, "digest": "0123456789abcdef", "groups": [group], "join_amid_work": amid,
-        "late": late, "costs": costs, "image_seconds": 1 / 2560, **simulated(FREE),
+        "cores": 2, "cores_each": 0, "images": 25_600, "digest": "0123456789abcdef", "groups": [group],
+        "join_amid_work": amid, "late": late, "costs": costs, "image_seconds": 1 / 2560, **simulated(FREE),
     }  # fmt: skip
     text = page.text(result)
     assert "| images/s | 2,560 |" in text
     assert "| of images 1 to 5,120 | 0.5000 |" in text
     assert "10,000,000 images has published 512 deltas" in text
     assert text.count("\n| 4 | ") == 1
+    assert "share the same cores" in text
+    assert "3 for each learner" in page.text(result | {"cores_each": 3})
     page.draw(result, tmp_path / "scale.png")
     with Image.open(tmp_path / "scale.png") as picture:
         assert picture.size[0] > 1000
