@@ -17,6 +17,9 @@ READ_SECONDS = 0.2
 PUBLISH_SECONDS = 10.0
 """What was learnt is published after so long, however little it is."""
 
+DELETE_SECONDS = 10.0
+"""What a base covers is deleted so long after it was read: who has not read it yet must begin anew."""
+
 READING_TIMES, RARELY_SECONDS = 4.0, 60.0
 """But not before so many times what reading has taken since, or so long: a large group would do nothing but read."""
 

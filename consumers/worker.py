@@ -7,6 +7,7 @@ comes to an end first, and partitions are taken over.
 """
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from consumers.committer import Committer
 from consumers.intake import Intake, Reading
 from consumers.job import Job
-from consumers.pace import Pace, bite
+from consumers.pace import DELETE_SECONDS, Pace, bite
 from consumers.saver import Saver
 from consumers.state import State
 from pipeline import topics as t
@@ -84,7 +85,7 @@ class Worker:
         self._committer = self._new_committer()
         self._known = set(state.learner.classes)
         self._pace = Pace(time.monotonic())
-        self._deleted = state.share.deletable
+        self._covered, self._delete_at = state.share.deletable, math.inf
         self._partitions = len(self._broker.extents(self._topics.images))
         try:
             self._take_over(stop)
@@ -237,13 +238,19 @@ class Worker:
         share, images = self.state.share, self.settled_images
         read(share, self.state.log)
         self._pace.read(begun, time.monotonic())
-        if share.deletable > self._deleted:
-            self._deleted = share.deletable
-            self._broker.delete_before(self._topics.sums(self._member.group), self._deleted)
+        self._delete(begun)
         if self.settled_images != images:
             self._known |= set(self.state.learner.classes)
             self._clear()
         self._saver.save_if_due(self.state)
+
+    def _delete(self, now: float) -> None:
+        """Delete what a base covers, when all have had the time to read on to it."""
+        if now >= self._delete_at:
+            self._broker.delete_before(self._topics.sums(self._member.group), self._covered)
+            self._delete_at = math.inf
+        if self._delete_at == math.inf and self.state.share.deletable > self._covered:
+            self._covered, self._delete_at = self.state.share.deletable, now + DELETE_SECONDS
 
     def _publish(self, at_rest: bool = True) -> None:
         """Publish what there is, without a micro-batch, or only if it is due. Nothing else is open."""

@@ -34,10 +34,11 @@ class Traffic:
     records: dict[str, int] = field(default_factory=dict)
 
     def look(self) -> None:
-        for message in self.tail.poll(0.0):
-            self.bytes += len(message.value) + sum(len(name) + len(value) for name, value in message.headers)
-            if dict(message.headers)["piece"].startswith(b"0/"):
-                self.records[kind(message)] = self.records.get(kind(message), 0) + 1
+        while messages := self.tail.poll(0.0):
+            for message in messages:
+                self.bytes += len(message.value) + sum(len(name) + len(value) for name, value in message.headers)
+                if dict(message.headers)["piece"].startswith(b"0/"):
+                    self.records[kind(message)] = self.records.get(kind(message), 0) + 1
 
 
 @dataclass(frozen=True)
