@@ -31,22 +31,21 @@ class Committer:
     def commit(self, job: Job) -> None:
         """Predictions, dead letters, journal, what is published, and positions."""
         records = [*job.records(self._topics), *self._state.encoded(job.publication)]
-        self._transact(records, job.reading.member, job.ends)
+        self._transact(records, job.reading.member, job.publication.positions)
 
-    def publish(self, publication: Publication[Any], member: Member, positions: Mapping[int, int]) -> None:
+    def publish(self, publication: Publication[Any], member: Member) -> None:
         """What is published alone, and the positions that say on whose behalf."""
-        self._transact(self._state.encoded(publication), member, positions)
+        self._transact(self._state.encoded(publication), member, publication.positions)
 
     def close(self) -> None:
         self._producer.close()
 
-    def _transact(self, records: Iterable[Record], member: Member, ends: Mapping[int, int]) -> None:
-        positions = {
-            Partition(self._topics.images, number): Position(end, self._state.note) for number, end in ends.items()
-        }
+    def _transact(self, records: Iterable[Record], member: Member, positions: Mapping[int, int]) -> None:
+        note = self._state.note
+        noted = {Partition(self._topics.images, number): Position(at, note) for number, at in positions.items()}
         with self._counted(), self._producer.transaction() as transaction:
             transaction.produce(records)
-            transaction.commit_offsets(member, positions)
+            transaction.commit_offsets(member, noted)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:

@@ -258,7 +258,7 @@ class Worker:
         publication = share.begin({}, at_rest=at_rest)
         try:
             if publication.records:
-                self._committer.publish(publication, self._member, share.positions)
+                self._committer.publish(publication, self._member)
         except BaseException:
             share.aborted()
             raise

@@ -5,7 +5,7 @@ No broker, no clock on the wall, no file, no thread.
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import FencedError, RecoveryError
@@ -41,10 +41,15 @@ class Holding(Generic[U]):
 
 @dataclass(frozen=True, eq=False)
 class Publication(Generic[G]):
-    """Records for ``sums`` that go out with one transaction."""
+    """Records for ``sums`` that go out with one transaction.
 
-    delta: Delta[G] | None
-    base: Base[G] | None
+    ``positions`` must be committed by it, in the name of the present member: the ends of its micro-batch, and where
+    every other partition stands of which it publishes. Whoever takes one of them over then waits for its outcome.
+    """
+
+    delta: Delta[G] | None = None
+    base: Base[G] | None = None
+    positions: Clock = field(default_factory=dict)
 
     @property
     def records(self) -> list[Record[G]]:
@@ -153,8 +158,8 @@ class Holdings(ABC, Generic[U]):
     def begin(self, ends: Mapping[int, int], *, at_rest: bool = False) -> Publication[Any]:
         """What a transaction is to carry besides a micro-batch that ends at ``ends``.
 
-        The transaction must commit positions in the name of the present member, ``ends`` or ``positions``: that is
-        what fences a learner whose time is over. ``at_rest``: publish whatever there is.
+        That it commits positions is what fences a learner whose time is over; without a micro-batch, those of all
+        partitions. ``at_rest``: publish whatever there is.
 
         Raises FencedError if a partition was not taken over.
         """
@@ -162,7 +167,10 @@ class Holdings(ABC, Generic[U]):
         half_taken = {p for p, holding in self._held.items() if not holding.ready}
         if lost := (ends.keys() - self._held.keys()) | half_taken:
             raise FencedError(f"partitions {sorted(lost)} are not held by {self.name}: take them over first")
-        self._open = self._publication(at_rest)
+        publication = self._publication(at_rest)
+        published = publication.delta.spans if publication.delta else ()
+        others = {p: self._held[p].position for p in (published if ends else self._held)}
+        self._open = replace(publication, positions={**others, **ends})
         return self._open
 
     def committed(self, parts: Mapping[int, Learnt[U]]) -> None:
@@ -176,7 +184,7 @@ class Holdings(ABC, Generic[U]):
         self._close()
 
     def _publication(self, at_rest: bool) -> Publication[Any]:  # noqa: ARG002
-        return Publication(None, None)
+        return Publication()
 
     def _learn(self, partition: int, learnt: Learnt[U]) -> None:
         self._held[partition].position = learnt.stop

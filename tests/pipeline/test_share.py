@@ -78,6 +78,20 @@ def test_a_delta_ends_where_the_group_stood_before_the_micro_batch_that_it_goes_
     assert (delta.spans, delta.sums) == ({0: (0, 5)}, 5)
 
 
+def test_the_positions_of_all_that_is_published_are_committed_with_it() -> None:
+    me = Share("me", Published(0), Classes(0), 10_000)
+    for partition in (0, 1, 2):
+        me.given(partition, None)
+        me.ready(partition, 0)
+    assert me.begin({0: 4}).positions == {0: 4}
+    me.committed({0: Learnt(4, 4, 4)})
+    publication = me.begin({1: 7})
+    assert publication.delta
+    assert publication.positions == {0: 4, 1: 7}
+    me.committed({1: Learnt(7, 7, 7)})
+    assert me.begin({}, at_rest=True).positions == {0: 4, 1: 7, 2: 0}
+
+
 def test_it_publishes_nothing_more_before_its_own_has_come_back() -> None:
     me = share(most=1)
     learn(me, 5)

@@ -134,6 +134,13 @@ class PublishedAgainBeforeItCameBack(Learner):
     share_type = _PublishesAgain
 
 
+class OnlyTheEndsCommitted(Learner):
+    """Publishes of partitions whose positions it does not commit: nobody who takes one over waits for the outcome."""
+
+    def positions(self, publication: Publication[Any], ends: Mapping[int, int]) -> Mapping[int, int]:
+        return ends or publication.positions
+
+
 class DeletedUpToTheBase(Learner):
     """Deletes all records before the end of what was read, instead of those that the newest base covers."""
 

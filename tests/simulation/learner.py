@@ -85,6 +85,7 @@ class Learner:
         self.name, self.owner = name, owner
         self.kafka, self.images, self.arithmetic, self.choose = kafka, images, arithmetic, choose
         self.at_rest = False
+        self.pause = 0  # steps of the world for which it stands still, if others do not
         self.share: Share[Any, Any] | None = None
         self.member: tuple[int, frozenset[int]] | None = None
         self._steps = self._life()
@@ -164,10 +165,7 @@ class Learner:
 
     def _micro_batch(self, epoch: int) -> Iterator[None]:
         assert self.share
-        some = {
-            p: self.images.span(p, at)[: None if self.at_rest else self.choose(3)]
-            for p, at in self.share.positions.items()
-        }
+        some = self._some(self.share.positions)
         parts = {p: learnt(self.arithmetic, images) for p, images in some.items() if images}
         ends = {p: part.stop for p, part in parts.items()}
         publication = self.share.begin(ends, at_rest=self.at_rest or (not parts and self.choose(4) == 0))
@@ -177,11 +175,24 @@ class Learner:
             return
         try:
             images = [image for p in parts for _, image in some[p]]
-            yield from self.commit(epoch, publication, images, ends or self.share.positions)
+            yield from self.commit(epoch, publication, images, self.positions(publication, ends))
         except BaseException:
             self.share.aborted()
             raise
         self.share.committed(parts)
+
+    def _some(self, positions: Mapping[int, int]) -> dict[int, list[tuple[int, int]]]:
+        """Images of all partitions, or, more often, of one of them."""
+        if self.at_rest:
+            return {p: self.images.span(p, at) for p, at in positions.items()}
+        fed = list(positions)
+        if fed and self.choose(3):
+            fed = [fed[self.choose(len(fed))]]
+        return {p: self.images.span(p, positions[p])[: self.choose(4)] for p in fed}
+
+    def positions(self, publication: Publication[Any], ends: Mapping[int, int]) -> Mapping[int, int]:  # noqa: ARG002
+        """What a transaction commits that holds the micro-batch which ends there."""
+        return publication.positions
 
     def commit(
         self, epoch: int, publication: Publication[Any], images: list[int], positions: Mapping[int, int]
@@ -190,8 +201,9 @@ class Learner:
         transaction = self.kafka.begin(self.owner, epoch)
         self.kafka.predict(transaction, images)
         early = self.choose(2)
-        if early:  # what was sent may arrive in any order
+        if early:  # what was sent may arrive in any order, and the rest of it late
             self.commit_positions(transaction, positions)
+            self.pause = 0 if self.choose(4) else 40 + self.choose(80)
             yield
         for content in contents(self.arithmetic, publication, 1 + self.choose(4)):
             self.kafka.produce(transaction, content)

@@ -10,9 +10,9 @@ from tests.simulation.kafka import POSITIONS, SUMS, Kafka
 from tests.simulation.learner import Choose, Images, Learner
 
 PARTITIONS = 3
-OFFSETS = 9
+OFFSETS = 20
 """Of each partition; some of them hold no image."""
-STEPS = 200
+STEPS = 500
 """Before the world comes to rest."""
 PATIENCE = 1000
 """Steps in which it has to."""
@@ -70,8 +70,10 @@ class World:
 
     def _step(self) -> None:
         if self.learners:
-            names = list(self.learners)
-            self._let(self.learners[names[self.choose(len(names))]])
+            for each in self.learners.values():
+                each.pause -= each.pause > 0
+            awake = [each for each in self.learners.values() if not each.pause] or list(self.learners.values())
+            self._let(awake[self.choose(len(awake))])
 
     def _let(self, learner: Learner) -> None:
         before = learner.share and learner.share.published
