@@ -46,9 +46,10 @@ learner without any broker is `{digest:.12}`.
 {groups_table}
 
 {cores_meaning} What a group costs beyond a single
-learner is in the line of processor time: most of it at the start, where each learner clears often and reads what the
-others publish after every small micro-batch. At the same number of images a group is a little behind one learner, since
-a micro-batch of each of its learners is on its way at any moment.
+learner is in the line of processor time: most of it at the start, where its micro-batches are small, each learner
+clears as often as a single one would, and reads what the others publish after every micro-batch. That is why it is
+about as often right as a single learner is at the same number of images (a share of 5,120 images has a standard
+deviation of .4 points).
 
 A third learner that joins two at work: {joined:.1f} s from the start of its process until it is at work,
 {joined_from_assignment:.2f} s of them from its assignments on; {joined_predicted:.1f} s until its first prediction.
@@ -82,8 +83,10 @@ bend, at 64 learners:
 """
 
 
-_SHARED = "More learners are not quicker where all of them and the broker share the same cores."
-_OF_THEIR_OWN = "How much more learners bring is how images a second grow; all of them share one broker."
+_SHARED = "More learners are hardly quicker where all of them and the broker share the same cores."
+_OF_THEIR_OWN = (
+    "Each has cores of its own; the broker is one for all, and a stream of so few images is over in seconds."
+)
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
