@@ -171,7 +171,7 @@ def costs(results: Sequence[Result]) -> Iterable[str]:
     yield "| --- | --- | --- | --- | --- | --- | --- |"
     for learner, entry in LEARNERS.items():
         if mine := of(results, learner, "mixed"):
-            speeds = [r["relative_speed"] for r in mine if r["device"] == CPU]
+            speeds = [r["relative_speed"] for r in mine if r.get("device", CPU) == CPU]
             speed = f"{np.mean(speeds):.2f}" if speeds else "–"
             size = np.mean([r["state_bytes"] for r in mine]) / 1e6
             passes = f"{entry.forward} | {entry.backward}"
@@ -182,7 +182,7 @@ def costs(results: Sequence[Result]) -> Iterable[str]:
 
 def elsewhere(results: Sequence[Result]) -> Iterable[str]:
     """Which results are of an accelerator."""
-    places = sorted({(r["device"], r["learner"], r["seed"]) for r in results if r["device"] != CPU})
+    places = sorted({(r["device"], r["learner"], r["seed"]) for r in results if r.get("device", CPU) != CPU})
     if places:
         told = ", ".join(f"`{learner}` with seed {seed} on {device}" for device, learner, seed in places)
         yield f"Computed on an accelerator, and left out of the speeds: {told}.\n"

@@ -17,11 +17,11 @@ READ_SECONDS = 0.2
 PUBLISH_SECONDS = 10.0
 """What was learnt is published after so long, however little it is."""
 
-DELETE_SECONDS = 10.0
-"""What a base covers is deleted so long after it was read: who has not read it yet must begin anew."""
-
 READING_TIMES, RARELY_SECONDS = 4.0, 60.0
 """But not before so many times what reading has taken since, or so long: a large group would do nothing but read."""
+
+DELETE_SECONDS = 10.0
+"""What a base covers is deleted so long after it was read: who has not read it yet must begin anew."""
 
 
 def bite(batch_size: int, seen: int, share: float) -> int:
@@ -58,3 +58,19 @@ class Pace:
 
     def published(self, now: float) -> None:
         self._published_at, self._reading = now, 0.0
+
+
+class Deletion:
+    """When to delete what a base covers, and up to where."""
+
+    def __init__(self) -> None:
+        self._covered, self._at = 0, math.inf
+
+    def due(self, covered: int, now: float) -> int | None:
+        """The offset before which to delete now, if it is time; the newest base covers all before ``covered``."""
+        found = None
+        if now >= self._at:
+            found, self._at = self._covered, math.inf
+        if self._at == math.inf and covered > self._covered:
+            self._covered, self._at = covered, now + DELETE_SECONDS
+        return found

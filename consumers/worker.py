@@ -7,7 +7,6 @@ comes to an end first, and partitions are taken over.
 """
 
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +16,7 @@ from contextlib import contextmanager, suppress
 from consumers.committer import Committer
 from consumers.intake import Intake, Reading
 from consumers.job import Job
-from consumers.pace import DELETE_SECONDS, Pace, bite
+from consumers.pace import Deletion, Pace, bite
 from consumers.saver import Saver
 from consumers.state import State
 from pipeline import topics as t
@@ -85,7 +84,7 @@ class Worker:
         self._committer = self._new_committer()
         self._known = set(state.learner.classes)
         self._pace = Pace(time.monotonic())
-        self._covered, self._delete_at = state.share.deletable, math.inf
+        self._deletion = Deletion()
         self._partitions = len(self._broker.extents(self._topics.images))
         try:
             self._take_over(stop)
@@ -246,11 +245,9 @@ class Worker:
 
     def _delete(self, now: float) -> None:
         """Delete what a base covers, when all have had the time to read on to it."""
-        if now >= self._delete_at:
-            self._broker.delete_before(self._topics.sums(self._member.group), self._covered)
-            self._delete_at = math.inf
-        if self._delete_at == math.inf and self.state.share.deletable > self._covered:
-            self._covered, self._delete_at = self.state.share.deletable, now + DELETE_SECONDS
+        covered = self._deletion.due(self.state.share.deletable, now)
+        if covered is not None:
+            self._broker.delete_before(self._topics.sums(self._member.group), covered)
 
     def _publish(self, at_rest: bool = True) -> None:
         """Publish what there is, without a micro-batch, or only if it is due. Nothing else is open."""

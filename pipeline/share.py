@@ -20,17 +20,22 @@ from pipeline.published import Base, Clock, Delta, G, Published, Record
 LONG_DELTA, SHORT_DELTA = 1_000, 50
 """Images. A delta of more takes no longer to read, one of less no shorter."""
 
-EARLY = 2_048
-"""Images for which a learner publishes often."""
-
 BASE_IMAGES = 16 * LONG_DELTA
 """A base is due after deltas of so many images: a newcomer reads no more than those and one base, or two."""
+
+EARLY = 2_048
+"""Images for which a learner publishes often."""
 
 MOST_UNPUBLISHED = 30_000
 """Images in a delta; int32 holds their sums: 255² · 30,000 < 2³¹. They are also what is read again after a crash."""
 
 U_contra = TypeVar("U_contra", contravariant=True)
 H = TypeVar("H")
+
+
+def counted(images: int) -> int:
+    """As how many images a delta counts towards the next base."""
+    return max(SHORT_DELTA, min(images, LONG_DELTA))
 
 
 class Adder(Protocol[U_contra, H]):
@@ -165,7 +170,7 @@ class Share(Holdings[U], Generic[U, G]):
     def _change(self, record: Record[G]) -> None:
         match record:
             case Delta():
-                self._since_base += max(SHORT_DELTA, min(record.images, LONG_DELTA))
+                self._since_base += counted(record.images)
                 if record.id not in self._awaited:  # its own is in the adder already
                     self._let_go(record.spans)
                     self.adder.add_sums(record.sums)

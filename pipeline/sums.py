@@ -86,9 +86,9 @@ class Sums:
     @classmethod
     def of(cls, updates: Sequence[Update], width: int) -> Self:
         """The sums of updates with D = ``width`` products."""
-        few = tuple(updates)
-        sums = cls.zero(width)._with(few)
-        sums.few = few
+        sums = cls.zero(width)
+        sums.few = tuple(updates)
+        sums._known = sums._known[0], sums.few
         return sums
 
     @property

@@ -233,6 +233,8 @@ def _decoded(form: Mapping[str, Any], frame: bytes, width: int) -> Sums:
 
 def _update(form: Mapping[str, Any], frame: bytes, width: int) -> Update:
     images, classes = form["images"], form["classes"]
+    if len(set(classes)) < len(classes) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"classes {classes}")
     cut = images * width
     end = cut + form["T"] * images * len(classes)
     body = _decompressed(frame, end + form["labels"] * images)

@@ -19,6 +19,7 @@ import orjson
 from benchmarks.accuracy import HeldOut
 from benchmarks.prove import Digests
 from benchmarks.scale import costs, groups, late, model, page
+from benchmarks.scale.groups import REAL
 from pipeline import cli
 from pipeline.errors import SettingsError
 from pipeline.parallel import CORES
@@ -28,7 +29,6 @@ from tests.kafka.server import Server
 
 log = logging.getLogger(__name__)
 
-REAL = (1, 2, 4)
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 
 

@@ -20,6 +20,7 @@ from pipeline.snapshots import Folder
 from pipeline.sums_records import kind
 from pipeline.topics import Topics
 
+REAL = (1, 2, 4)
 PARTITIONS = 4
 STRETCH = 5120
 """Images that accuracy during the stream is told of: over fewer, chance is larger than what learners differ by."""

@@ -14,7 +14,7 @@ from math import inf
 
 from benchmarks.scale.costs import Costs
 from consumers.pace import PUBLISH_SECONDS, READ_SECONDS, Pace
-from pipeline.share import BASE_IMAGES, LONG_DELTA, MOST_UNPUBLISHED, Schedule
+from pipeline.share import BASE_IMAGES, MOST_UNPUBLISHED, Schedule, counted
 
 BATCH = 256
 SECONDS = 1200.0
@@ -157,7 +157,7 @@ class Group:
         now += costs.publish
         few = me.unpublished <= costs.width // 2  # which go out as what they are
         self._send(now, number, me.unpublished, me.unpublished * costs.width if few else costs.delta_bytes)
-        self._since_base += min(me.unpublished, LONG_DELTA)
+        self._since_base += counted(me.unpublished)
         me.awaited, me.open, me.unpublished = True, me.unpublished, 0
         me.pace.published(now)
         me.schedule.published()

@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from benchmarks.scale.groups import STRETCH
+from benchmarks.scale.groups import REAL, STRETCH
 
 STREAMING = "right while streaming"
 BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#888888"
@@ -16,10 +16,12 @@ BLUE, ORANGE, GREY = "#0072B2", "#E69F00", "#888888"
 def text(result: Mapping[str, Any]) -> str:
     """The page, in Markdown."""
     late, amid, each = result["late"], result["join_amid_work"], result["cores_each"]
+    rest = result["cores"] - REAL[-1] * each
     return _PAGE.format(
         **result,
         cores_told=f": {each} for each learner, the rest for the broker and whoever watches" if each else "",
         cores_meaning=_OF_THEIR_OWN if each else _SHARED,
+        machine=_PART.format(each=each, rest=rest) if each else "like this one",
         groups_table=_groups(result["groups"]),
         joined=amid["seconds_to_work"],
         joined_from_assignment=amid["seconds_to_take_over"],
@@ -66,7 +68,7 @@ Without bases it would have all deltas to read: {late[seconds_without_bases]:,.0
 {costs_table}
 
 With these costs, the project's own schedule of publishing, and links of 10 Gbit/s (assumed): each learner on a machine
-like this one, with partitions that never run dry. What is *not seen* is what the others have learnt and a learner does
+{machine}, with partitions that never run dry. What is *not seen* is what the others have learnt and a learner does
 not serve from yet, on average.
 
 {simulated_table}
@@ -83,10 +85,12 @@ bend, at 64 learners:
 """
 
 
-_SHARED = "More learners are hardly quicker where all of them and the broker share the same cores."
+_SHARED = "More learners need not be quicker where all of them and the broker share the same cores."
 _OF_THEIR_OWN = (
     "Each has cores of its own; the broker is one for all, and a stream of so few images is over in seconds."
 )
+
+_PART = "of {each} such cores (the costs, and the late learner above, are of the other {rest})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -53,6 +53,16 @@ def test_learners_with_cores_of_their_own_leave_some_for_the_broker(cores_each: 
         divided(cores_each)
 
 
+def test_each_learner_has_cores_of_its_own_and_the_rest_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    left: list[set[int]] = []
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    monkeypatch.setattr("os.sched_setaffinity", lambda _, cores: left.append(set(cores)))
+    parts = divided(3)
+    assert [len(part) for part in parts] == [3, 3, 3, 3]
+    assert sorted(core for part in [*parts, *left] for core in part) == list(range(16))
+    assert divided(0) == []
+
+
 def test_many_times_the_same_sums_are_those_sums_added_up() -> None:
     sums = Sums(np.arange(3, dtype=np.int64), {"a": np.array([5, 7])}, {"a": 2})
     assert times(sums, 3).digest("x") == (sums + sums + sums).digest("x")

@@ -2,7 +2,17 @@
 
 import pytest
 
-from consumers.pace import FIRST_BITE, PUBLISH_SECONDS, RARELY_SECONDS, READ_SECONDS, READING_TIMES, Pace, bite
+from consumers.pace import (
+    DELETE_SECONDS,
+    FIRST_BITE,
+    PUBLISH_SECONDS,
+    RARELY_SECONDS,
+    READ_SECONDS,
+    READING_TIMES,
+    Deletion,
+    Pace,
+    bite,
+)
 
 
 @pytest.mark.parametrize(("learners", "part"), [(1, 2), (2, 5), (4, 6.5), (8, 7.25)])
@@ -59,3 +69,14 @@ def test_however_long_reading_takes_it_publishes_at_last() -> None:
         pace.read(second, second + 0.9)
     assert not pace.is_time_to_publish(RARELY_SECONDS - 1.0)
     assert pace.is_time_to_publish(RARELY_SECONDS + 1.0)
+
+
+def test_what_a_base_covers_is_deleted_when_all_had_the_time_to_read_it() -> None:
+    deletion = Deletion()
+    assert deletion.due(0, 0.0) is None
+    assert deletion.due(7, 100.0) is None
+    assert deletion.due(9, 99.0 + DELETE_SECONDS) is None
+    assert deletion.due(9, 101.0 + DELETE_SECONDS) == 7  # however many bases come meanwhile
+    assert deletion.due(9, 100.0 + 2 * DELETE_SECONDS) is None
+    assert deletion.due(9, 102.0 + 2 * DELETE_SECONDS) == 9
+    assert deletion.due(9, 1000.0) is None

@@ -159,7 +159,7 @@ def pause(process: "subprocess.Popen[str]", seconds: float) -> None:
 def test_who_comes_late_reads_the_newest_base_and_what_lies_before_it_is_deleted(
     place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("consumers.worker.DELETE_SECONDS", 0.0)
+    monkeypatch.setattr("consumers.pace.DELETE_SECONDS", 0.0)
     monkeypatch.setattr("consumers.pace.READ_SECONDS", 0.0)  # so that it publishes as often as it can
     monkeypatch.setattr("pipeline.share.SHORT_DELTA", LONG_DELTA)  # and 16 deltas make a base due
     total = 3200

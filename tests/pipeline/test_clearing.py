@@ -197,3 +197,16 @@ def test_clearings_are_counted() -> None:
     learner = new()
     learn(learner, images, labels, batch=100)
     assert 0 < learner.generation < 6
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_what_was_added_beyond_sums_is_told_by_its_images_if_they_are_few(more: int) -> None:
+    learner = new()
+    learn(learner, *stream(64))
+    before = learner.sums()
+    images, labels = stream(before.width // 2 + more, seed=1)
+    update = learner.settle(learner.quote(images), labels)
+    learner.add(update)
+    beyond = learner.beyond(before, [update])
+    assert (beyond.few is None) == bool(more)
+    assert beyond.digest("x") == (learner.sums() - before).digest("x")

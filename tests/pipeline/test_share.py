@@ -5,7 +5,7 @@ import pytest
 from pipeline.errors import FencedError, OutOfStepError
 from pipeline.holdings import Learnt
 from pipeline.published import Delta, Published, Retraction
-from pipeline.share import MOST_UNPUBLISHED, Share
+from pipeline.share import LONG_DELTA, MOST_UNPUBLISHED, Share
 from tests.simulation.arithmetic import Tally
 
 
@@ -76,6 +76,17 @@ def test_a_delta_ends_where_the_group_stood_before_the_micro_batch_that_it_goes_
     delta = learn(me, 7)
     assert delta
     assert (delta.spans, delta.sums) == ({0: (0, 5)}, 5)
+
+
+def test_a_base_is_due_after_what_it_takes_long_to_read() -> None:
+    me = Share("me", Published(0), Classes(0), 10_000, base_images=2 * LONG_DELTA)
+    me.ready(0, me.given(0, None)[1])
+    due = []
+    for number, images in enumerate((30_000, 1, 900, 60)):
+        me.read(Delta("other", {1: (number, number + 1)}, 1, images), number + 1)
+        due.append(me.begin({}).base is not None)
+        me.aborted()
+    assert due == [False, False, False, True]
 
 
 def test_the_positions_of_all_that_is_published_are_committed_with_it() -> None:

@@ -138,10 +138,19 @@ def test_a_record_of_another_version_is_refused() -> None:
         Reader(RUN).read(message(changed(piece, headers=(("about", about), ("piece", b"0/1"))), 9))
 
 
+IMAGES = Update(
+    np.arange(3 * WIDTH, dtype=np.uint8).reshape(3, WIDTH),
+    np.array([[256, 0], [0, 256], [256, 0]]),
+    ("a", "ß", "a"),
+    ("a", "ß"),
+)
+contents = st.sampled_from([sums([1, 2, 3]), Sums.of([IMAGES], WIDTH)])
+
+
 @settings(deadline=None)
-@given(st.integers(0, 1 << 16), st.integers(1, 255))
-def test_bytes_that_changed_never_change_what_is_read(place: int, flipped: int) -> None:
-    delta = Delta("a-1", {0: (0, 4)}, sums([1, 2, 3]), 4)
+@given(contents, st.integers(0, 1 << 16), st.integers(1, 255))
+def test_bytes_that_changed_never_change_what_is_read(value: Sums, place: int, flipped: int) -> None:
+    delta = Delta("a-1", {0: (0, 4)}, value, 4)
     [piece] = encode("sums", RUN, delta)
     body = bytearray(piece.value)
     body[place % len(body)] ^= flipped
@@ -157,7 +166,7 @@ def test_bytes_that_changed_never_change_what_is_read(place: int, flipped: int) 
 @settings(deadline=None)
 @given(st.data())
 def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
-    [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1, 2, 3]), 4))
+    [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, data.draw(contents), 4))
     worse = data.draw(
         st.sampled_from(
             [
@@ -169,6 +178,16 @@ def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
         )
     )
     with pytest.raises(SumsError, match="topic sums, offset 9"):
+        Reader(RUN).read(message(worse, 9))
+
+
+@pytest.mark.parametrize("classes", [["a", "a"], [["a"], ["ß"]], [1, 2], ["a"], None])
+def test_images_of_classes_that_cannot_be_are_refused_when_they_are_read(classes: object) -> None:
+    [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, Sums.of([IMAGES], WIDTH), 4))
+    about = orjson.loads(dict(piece.headers)["about"])
+    about["form"]["classes"] = classes
+    worse = changed(piece, headers=(("about", orjson.dumps(about)), ("piece", b"0/1")))
+    with pytest.raises(SumsError, match="topic sums, offset 9: damaged"):
         Reader(RUN).read(message(worse, 9))
 
 

@@ -9,14 +9,15 @@ from typing import Any
 from pipeline.errors import FencedError
 from pipeline.holdings import Learnt, Publication
 from pipeline.published import Base, Published, Record
-from pipeline.share import Share
+from pipeline.share import SHORT_DELTA, Share
 from pipeline.takeover import read, take_over
 from tests.simulation.arithmetic import Arithmetic, contents
 from tests.simulation.kafka import BusyError, GoneError, Kafka, Transaction
 
 MOST = 6
-"""Images after which to publish, and so few deltas after which a base is due: a schedule has two dozen images."""
-BASE_IMAGES = 100
+"""Images after which to publish: a schedule has about fifty."""
+BASE_IMAGES = 2 * SHORT_DELTA
+"""A base is due after two deltas."""
 
 Choose = Callable[[int], int]
 
