@@ -63,7 +63,7 @@ class Schedule:
     """When to publish: at an eighth more images than the last time, after ``EARLY`` of them at half as many again, from
     the beginning after a new class, and every ``most`` images.
 
-    Of what the others have learnt, a learner lacks a seventeenth on average, then a sixth.
+    Of what the others have learnt, a learner lacks a seventeenth on average, then a fifth.
     """
 
     def __init__(self, most: int) -> None:
