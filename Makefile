@@ -52,7 +52,7 @@ dashboards: setup
 	@$(RUN) -m deploy.grafana.generate
 
 kafka: setup
-	@$(RUN) -m tests.kafka.server $(ARGS)
+	@$(RUN) -m deploy.local.kafka $(ARGS)
 
 compose-check: setup
 	@$(RUN) -m deploy.check $(ARGS)

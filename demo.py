@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import curves
-from pipeline import cli, datasets, scenario
+from pipeline import cli
 from pipeline.broker import connect
+from pipeline.data import datasets, scenario
 from pipeline.errors import MarketstreamError, SettingsError
+from pipeline.records.topics import Topics
 from pipeline.settings import load
-from pipeline.topics import Topics
 
 MOST_AHEAD = 20_000
 """Images that the producer may be ahead of the learner on a slow machine."""

@@ -17,14 +17,15 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from pipeline import cli, datasets, scenario
-from pipeline.datasets import CLASSES, DIGITS, FASHION
-from pipeline.learner import AnyLearner
-from pipeline.learners import LEARNERS, digest, make
-from pipeline.plan import Plan, load_splits, plan
-from pipeline.scores import ClassScore, Scores
+from benchmarks.learners.table import LEARNERS, digest, make
+from pipeline import cli
+from pipeline.data import datasets, scenario
+from pipeline.data.datasets import CLASSES, DIGITS, FASHION
+from pipeline.data.stream import Plan, load_splits, plan
+from pipeline.features import takes_blas
+from pipeline.learners.protocol import AnyLearner
+from pipeline.monitoring.scores import ClassScore, Scores
 from pipeline.settings import Settings
-from pipeline.trunk import takes_blas
 
 BATCH = 256
 LAST = 50
@@ -258,7 +259,7 @@ def device_of(learner: str, settings: Settings) -> str:
     """Where it computes: tinygrad's device, or the CPU for BLAS."""
     if takes_blas(settings.backend) and not learner.startswith("backprop"):
         return CPU
-    from pipeline.trunk.device import default_device
+    from pipeline.features.tinygrad import default_device
 
     return default_device()
 

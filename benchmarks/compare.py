@@ -20,9 +20,9 @@ from matplotlib.figure import Figure
 from rich.console import Console
 
 from benchmarks.accuracy import CPU, measure
+from benchmarks.learners.table import LEARNERS
 from pipeline import cli
 from pipeline.errors import SettingsError
-from pipeline.learners import LEARNERS
 from pipeline.settings import Settings
 
 SCENARIOS = ("mixed", "dress", "split")

@@ -17,9 +17,9 @@ from matplotlib.figure import Figure
 
 from pipeline import cli
 from pipeline.broker import Broker, connect
-from pipeline.datasets import DIGITS
+from pipeline.data.datasets import DIGITS
 from pipeline.errors import SettingsError, TopicError
-from pipeline.topics import Topics
+from pipeline.records.topics import Topics
 
 POINTS = 2000
 """Points that a curve is drawn with, at most."""

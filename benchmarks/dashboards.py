@@ -15,9 +15,10 @@ import orjson
 
 from benchmarks.panels import Answered, draw
 from deploy.grafana.queries import FOLDER, ask, marks, panels, read
-from pipeline import cli, scenario
-from tests.deploy.prometheus import install
-from tests.deploy.stack import await_value, running
+from deploy.local.prometheus import install
+from deploy.local.stack import await_value, running
+from pipeline import cli
+from pipeline.data import scenario
 
 PACE = ("--rate", "500", "--max-lag", "20000")
 """As in docker-compose.yml."""

@@ -25,10 +25,10 @@ from PIL import Image, ImageDraw
 from pipeline import cli
 from pipeline.broker import Broker, Partition, connect
 from pipeline.errors import SettingsError, TopicError
-from pipeline.records import decode, stack
-from pipeline.scores import Scores
+from pipeline.monitoring.scores import Scores
+from pipeline.records.images import decode, stack
+from pipeline.records.topics import Topics
 from pipeline.settings import Settings
-from pipeline.topics import Topics
 
 BATCH = 256
 ACROSS = 16

@@ -1,6 +1,6 @@
 """How fast records go to a Kafka broker and come back, how long a learner's transaction takes, and how fast it learns.
 
-    python -m tests.kafka.server &
+    python -m deploy.local.kafka &
     python -m benchmarks.kafka --broker kafka://127.0.0.1:9092
 
 Writing and reading are measured beside the bare client library with the same records, in turn: what is lost to this
@@ -22,10 +22,10 @@ from rich.table import Table
 from benchmarks import speed
 from pipeline import cli
 from pipeline.broker import Broker, Partition, Position, Record, Topic, connect
-from pipeline.broker.kafka_connection import Connection
-from pipeline.broker.kafka_consumer import READING
-from pipeline.broker.kafka_producer import BATCH_BYTES, COMPRESSION, LINGER_MS
-from pipeline.records import ImageRecord, encode
+from pipeline.broker.kafka.connection import Connection
+from pipeline.broker.kafka.consumer import READING
+from pipeline.broker.kafka.producer import BATCH_BYTES, COMPRESSION, LINGER_MS
+from pipeline.records.images import ImageRecord, encode
 from pipeline.settings import Settings
 
 RECORDS = 20_000

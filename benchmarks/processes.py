@@ -14,8 +14,8 @@ from typing import Any
 import orjson
 
 from pipeline.broker import Broker, Record, Topic, connect
+from pipeline.records.topics import Topics
 from pipeline.settings import Settings
-from pipeline.topics import Topics
 
 LOOK = 0.02  # seconds between two looks at how far a learner has come
 

@@ -26,17 +26,18 @@ from rich.console import Console
 from benchmarks import speed
 from benchmarks.accuracy import measure
 from benchmarks.processes import LOOK, Group, command, fill, learn, position, served_ids
-from pipeline import cli, scenario
+from deploy.local.kafka import Server
+from pipeline import cli
 from pipeline.broker import Record, connect
-from pipeline.clearing import Clearing
-from pipeline.identity import Identity
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan, load_splits, plan
-from pipeline.records import encode
+from pipeline.data import scenario
+from pipeline.data.stream import Plan, load_splits, plan
+from pipeline.features import Filters, Trunk, make
+from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.identity import Identity
+from pipeline.records.images import encode
 from pipeline.settings import Settings
-from pipeline.sums import Sums
-from pipeline.trunk import Filters, Trunk, make
-from tests.kafka.server import Server
 from tests.simulation.check import on_all_cores
 
 BATCH = 256

@@ -18,8 +18,8 @@ from matplotlib.figure import Figure
 
 from benchmarks.accuracy import BATCH, dresses, measure
 from pipeline import cli
+from pipeline.data.scenario import load
 from pipeline.errors import SettingsError
-from pipeline.scenario import load
 from pipeline.settings import Settings
 
 RUNS = (("published-stream", "paths-published"), ("published-stream", "paths"), ("published", "paths-published"))
@@ -75,7 +75,9 @@ def main() -> int:
     arguments = parse()
     settings = cli.settings_of(arguments)
     if settings.base is None:
-        raise SettingsError("--base: the experiment begins with a base model; python -m pipeline.pretrain makes one")
+        raise SettingsError(
+            "--base: the experiment begins with a base model; python -m pipeline.learners.pretrain makes one"
+        )
     every = results(arguments.folder, arguments.steps, settings)
     draw(every, arguments.out / "published.png")
     if arguments.json:

@@ -23,14 +23,15 @@ from rich.console import Console
 from rich.table import Table
 from scipy.linalg.blas import ssyrk
 
-from pipeline import cli, scenario
-from pipeline.clearing import Clearing
-from pipeline.parallel import blas_on_all_cores
-from pipeline.plan import Plan, load_splits, plan
-from pipeline.scores import Scores
+from pipeline import cli
+from pipeline.cores import blas_on_all_cores
+from pipeline.data import scenario
+from pipeline.data.stream import Plan, load_splits, plan
+from pipeline.features import Filters, make
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.sums import Sums
+from pipeline.monitoring.scores import Scores
 from pipeline.settings import Settings
-from pipeline.sums import Sums
-from pipeline.trunk import Filters, make
 
 BATCH = 256
 STREAM = 76_800

@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 from consumers.job import Job
-from consumers.state import State
+from consumers.recovery.state import State
 from pipeline.broker import Broker, Member, Partition, Position, Record
 from pipeline.errors import OutcomeUnknownError
-from pipeline.holdings import Publication
-from pipeline.metrics import Metrics
-from pipeline.topics import Topics
+from pipeline.group.membership import Publication
+from pipeline.monitoring.metrics import Metrics
+from pipeline.records.topics import Topics
 
 
 class Committer:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from consumers.worker import Worker
-from pipeline.scores import Scores
+from pipeline.monitoring.scores import Scores
 
 log = logging.getLogger(__name__)
 

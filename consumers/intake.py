@@ -4,9 +4,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pipeline import topics as t
-from pipeline.batch import Batch
 from pipeline.broker import Consumer, Member, Message, Partition
+from pipeline.records import topics as t
+from pipeline.records.batch import Batch
 
 LAG_SECONDS = 1.0
 """How often to look how far behind it is, while records flow."""

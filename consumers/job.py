@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from consumers.intake import Reading
-from pipeline import topics as t
-from pipeline.batch import Batch
 from pipeline.broker import Message, Record
 from pipeline.errors import RecordError
-from pipeline.holdings import Publication
-from pipeline.learner import MostLikely
+from pipeline.group.membership import Publication
+from pipeline.learners.protocol import MostLikely
+from pipeline.records import topics as t
+from pipeline.records.batch import Batch
 
 BEST = 5
 """Scores in a prediction: with a thousand classes, all of them would be 16 kB an image."""

@@ -22,11 +22,11 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from consumers.display import Display, class_table, summary
-from consumers.paths import PathsRecovery
-from consumers.state import Recovery, State
-from consumers.sums import SumsRecovery
+from consumers.recovery.clearing import SumsRecovery
+from consumers.recovery.marketplace import PathsRecovery
+from consumers.recovery.state import Recovery, State
 from consumers.worker import Worker
-from pipeline import cli, snapshots
+from pipeline import cli
 from pipeline.broker import Broker, connect
 from pipeline.errors import (
     BrokerBusyError,
@@ -36,11 +36,12 @@ from pipeline.errors import (
     SettingsError,
     SnapshotError,
 )
-from pipeline.metrics import Metrics
-from pipeline.server import serving
+from pipeline.monitoring.metrics import Metrics
+from pipeline.monitoring.server import serving
+from pipeline.records.topics import Topics
 from pipeline.settings import Settings
-from pipeline.snapshots import Folder, Snapshot
-from pipeline.topics import Topics
+from pipeline.snapshots import snapshot as snapshots
+from pipeline.snapshots.snapshot import Folder, Snapshot
 
 log = logging.getLogger(__name__)
 

@@ -17,17 +17,17 @@ from consumers.committer import Committer
 from consumers.intake import Intake, Reading
 from consumers.job import Job
 from consumers.pace import Deletion, Pace, bite
-from consumers.saver import Saver
-from consumers.state import State
-from pipeline import topics as t
+from consumers.recovery.state import State
+from consumers.snapshot_writer import Saver
 from pipeline.broker import Broker, Consumer
 from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError
-from pipeline.metrics import Metrics
-from pipeline.records import stack
-from pipeline.scores import Scores
+from pipeline.group.takeover import read, take_over
+from pipeline.monitoring.metrics import Metrics
+from pipeline.monitoring.scores import Scores
+from pipeline.records import topics as t
+from pipeline.records.images import stack
 from pipeline.settings import Settings
-from pipeline.snapshots import Folder
-from pipeline.takeover import read, take_over
+from pipeline.snapshots.snapshot import Folder
 
 log = logging.getLogger(__name__)
 

@@ -25,14 +25,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from pipeline import cli
 from pipeline.broker import Broker, Member, Partition, Position, Topic, connect
+from pipeline.data.scenario import load
+from pipeline.data.stream import Plan, load_splits, plan
 from pipeline.errors import SettingsError
-from pipeline.metrics import ReplayMetrics
-from pipeline.plan import Plan, load_splits, plan
-from pipeline.records import Encoding, encode
-from pipeline.scenario import load
-from pipeline.server import serving
+from pipeline.monitoring.metrics import ReplayMetrics
+from pipeline.monitoring.server import serving
+from pipeline.records.images import Encoding, encode
+from pipeline.records.topics import Topics
 from pipeline.settings import Settings
-from pipeline.topics import Topics
 
 log = logging.getLogger(__name__)
 

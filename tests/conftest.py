@@ -14,8 +14,8 @@ import orjson
 import pytest
 from filelock import FileLock
 
+from deploy.local.kafka import Address, KafkaUnavailableError, Server
 from pipeline.settings import load
-from tests.kafka.server import Address, KafkaUnavailableError, Server
 
 _LEFT_OUT = "left out: "
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from pipeline.snapshots import read
+from pipeline.snapshots.snapshot import read
 
 pytestmark = pytest.mark.xdist_group("one demo")
 

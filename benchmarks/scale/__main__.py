@@ -20,12 +20,12 @@ from benchmarks.accuracy import HeldOut
 from benchmarks.prove import Digests
 from benchmarks.scale import costs, groups, late, model, page
 from benchmarks.scale.groups import REAL
+from deploy.local.kafka import Server
 from pipeline import cli
+from pipeline.cores import CORES
 from pipeline.errors import SettingsError
-from pipeline.parallel import CORES
-from pipeline.records import encode
+from pipeline.records.images import encode
 from pipeline.settings import Settings
-from tests.kafka.server import Server
 
 log = logging.getLogger(__name__)
 

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 
 from benchmarks.scale.late import times
 from pipeline.broker import Broker, Partition, Topic, connect
-from pipeline.clearing import Clearing
-from pipeline.identity import Identity
-from pipeline.ledger import Ledger
-from pipeline.plan import Plan
-from pipeline.published import Base, Delta, Published, Record
-from pipeline.records import encode as encode_image
+from pipeline.data.stream import Plan
+from pipeline.features import Filters, make
+from pipeline.group.encoding import Reader, Run, encode
+from pipeline.group.shared import Base, Delta, Published, Record
+from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.identity import Identity
+from pipeline.records.images import encode as encode_image
+from pipeline.records.topics import Topics
 from pipeline.settings import Settings
-from pipeline.sums import Sums
-from pipeline.sums_records import Reader, Run, encode
-from pipeline.topics import Topics
-from pipeline.trunk import Filters, make
 
 TIMES = 5
 BATCH = 256

@@ -14,11 +14,11 @@ from benchmarks.accuracy import HeldOut
 from benchmarks.processes import at_the_end, fill, learn, position
 from benchmarks.scale.watch import LOOK, Watched, learning
 from pipeline.broker import Broker, Record, Tail, Topic, connect
-from pipeline.predict import learner_of
+from pipeline.group.encoding import kind
+from pipeline.records.topics import Topics
 from pipeline.settings import Settings
-from pipeline.snapshots import Folder
-from pipeline.sums_records import kind
-from pipeline.topics import Topics
+from pipeline.snapshots.predict import learner_of
+from pipeline.snapshots.snapshot import Folder
 
 REAL = (1, 2, 4)
 PARTITIONS = 4

@@ -16,17 +16,17 @@ from benchmarks.processes import fill
 from benchmarks.scale.watch import learning
 from pipeline.broker import Broker, Member, Partition, Position, Topic, connect
 from pipeline.broker import Record as Raw
-from pipeline.holdings import Learnt
-from pipeline.identity import Identity
-from pipeline.plan import Plan
-from pipeline.published import Base, Delta, Published, Record
-from pipeline.records import encode as encode_image
+from pipeline.data.stream import Plan
+from pipeline.features import Filters
+from pipeline.group.encoding import Run, encode, kind
+from pipeline.group.membership import Learnt
+from pipeline.group.publishing import BASE_IMAGES, LONG_DELTA, Share
+from pipeline.group.shared import Base, Delta, Published, Record
+from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.identity import Identity
+from pipeline.records.images import encode as encode_image
+from pipeline.records.topics import Topics
 from pipeline.settings import Settings
-from pipeline.share import BASE_IMAGES, LONG_DELTA, Share
-from pipeline.sums import Sums
-from pipeline.sums_records import Run, encode, kind
-from pipeline.topics import Topics
-from pipeline.trunk import Filters
 from tests.simulation.arithmetic import Tally
 
 IMAGES = 10_000_000

@@ -14,7 +14,7 @@ from math import inf
 
 from benchmarks.scale.costs import Costs
 from consumers.pace import PUBLISH_SECONDS, READ_SECONDS, Pace
-from pipeline.share import BASE_IMAGES, MOST_UNPUBLISHED, Schedule, counted
+from pipeline.group.publishing import BASE_IMAGES, MOST_UNPUBLISHED, Schedule, counted
 
 BATCH = 256
 SECONDS = 1200.0

@@ -14,9 +14,9 @@ import orjson
 from prometheus_client.parser import text_string_to_metric_families
 
 from benchmarks.processes import command
+from deploy.local.prometheus import free_port
 from pipeline.errors import BrokerError
 from pipeline.settings import Settings
-from tests.deploy.prometheus import free_port
 
 LOOK = 0.02
 """Seconds between two looks."""

@@ -22,11 +22,11 @@ import yaml
 from deploy.check import standins, steps
 from deploy.check.engine import CommandError, Engine, EngineUnavailableError, engine
 from deploy.check.stack import ROOT, Stack, free_ports
+from deploy.local.kafka import KafkaUnavailableError
 from pipeline import cli
-from pipeline.datasets import CATALOGUE
+from pipeline.data.datasets import CATALOGUE
+from pipeline.data.sources import Search
 from pipeline.settings import Settings
-from pipeline.sources import Search
-from tests.kafka.server import KafkaUnavailableError
 
 
 def main() -> int:

@@ -10,7 +10,7 @@ import shutil
 from pathlib import Path
 
 from deploy.check.engine import Engine, EngineUnavailableError, install, run
-from tests.kafka import server
+from deploy.local import kafka as server
 
 HERE = Path(__file__).parent
 RELEASE = "trixie"

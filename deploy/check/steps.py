@@ -12,10 +12,10 @@ from typing import TypeVar
 from deploy.check.engine import run
 from deploy.check.stack import ROOT, Stack
 from deploy.grafana import queries
-from pipeline import scenario
 from pipeline.broker import Record, connect
+from pipeline.data import scenario
 from pipeline.errors import MarketstreamError
-from pipeline.topics import Topics
+from pipeline.records.topics import Topics
 
 SCENARIO = "demo"
 ALERT = "LearnerDown"

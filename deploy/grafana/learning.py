@@ -27,7 +27,7 @@ from deploy.grafana.parts import (
     shades,
     step,
 )
-from pipeline.datasets import DIGITS, FASHION
+from pipeline.data.datasets import DIGITS, FASHION
 
 ACCURACY = "class:marketplace_rolling_accuracy_ratio:avg"
 OVERALL = "avg(job:marketplace_rolling_accuracy_overall_ratio:avg)"

@@ -48,11 +48,11 @@ def connect(url: str, settings: Settings | None = None) -> Broker:
     """
     match urlsplit(url).scheme:
         case "sqlite":
-            from pipeline.broker.sqlite import SqliteBroker
+            from pipeline.broker.sqlite.broker import SqliteBroker
 
             return SqliteBroker.from_url(url)
         case "kafka":
-            from pipeline.broker.kafka import KafkaBroker
+            from pipeline.broker.kafka.broker import KafkaBroker
 
             return KafkaBroker(url, settings or load({}))
     raise SettingsError(f"broker {url!r}: no such kind of broker; write sqlite:///FILE or kafka://HOST:PORT")

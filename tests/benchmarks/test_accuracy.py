@@ -20,14 +20,14 @@ from benchmarks.accuracy import (
     measure,
     table,
 )
-from pipeline import scenario
-from pipeline.clearing import Clearing
-from pipeline.datasets import CLASSES, DIGITS, FASHION
-from pipeline.plan import Plan, load_splits, plan
-from pipeline.scores import ClassScore
+from pipeline.data import scenario
+from pipeline.data.datasets import CLASSES, DIGITS, FASHION
+from pipeline.data.stream import Plan, load_splits, plan
+from pipeline.features import Backend, Filters, make
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.sums import Sums
+from pipeline.monitoring.scores import ClassScore
 from pipeline.settings import Settings
-from pipeline.sums import Sums
-from pipeline.trunk import Backend, Filters, make
 
 pytestmark = pytest.mark.xdist_group("one run")
 

@@ -8,8 +8,8 @@ import pytest
 
 from benchmarks import compare
 from benchmarks.compare import Results, markdown, summary, text
+from benchmarks.learners.table import LEARNERS
 from pipeline.errors import SettingsError
-from pipeline.learners import LEARNERS
 from pipeline.settings import Settings
 
 SETTINGS = Settings(filters=4, window=50, backend="blas")

@@ -14,8 +14,8 @@ from benchmarks import curves
 from consumers import learn
 from pipeline.broker import Record
 from pipeline.errors import MarketstreamError, TopicError
-from pipeline.records import decode, encode
-from pipeline.topics import Topics
+from pipeline.records.images import decode, encode
+from pipeline.records.topics import Topics
 from tests.consumers.harness import Place, records
 from tests.pipeline.synthetic import CLASSES
 

@@ -15,7 +15,7 @@ from benchmarks.scale.groups import STRETCH, stretches
 from benchmarks.scale.late import times
 from benchmarks.scale.model import Case, Found, series
 from pipeline.errors import SettingsError
-from pipeline.sums import Sums
+from pipeline.learners.clearing.sums import Sums
 
 NOTHING = Costs(0, 0, 0, 0, 0, 0, delta_bytes=10_000_000, base_bytes=15_000_000, image_bytes=1000, width=2465)
 FREE = Case(NOTHING, image_seconds=1 / 2560, learners=1, publish_images=20_000, link=inf, publish_seconds=inf)

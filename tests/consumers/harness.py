@@ -14,13 +14,13 @@ import pytest
 
 from consumers.learn import main
 from pipeline.broker import Broker, Message, Record, Topic, connect
-from pipeline.clearing import Clearing
-from pipeline.identity import Identity
-from pipeline.records import ImageRecord, encode
+from pipeline.features import Filters, make
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.identity import Identity
+from pipeline.records.images import ImageRecord, encode
 from pipeline.settings import Settings
-from pipeline.snapshots import Folder, Snapshot
-from pipeline.sums import Sums
-from pipeline.trunk import Filters, make
+from pipeline.snapshots.snapshot import Folder, Snapshot
 from tests.pipeline.synthetic import stream
 
 ROOT = Path(__file__).parents[2]

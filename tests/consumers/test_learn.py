@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from consumers.learn import main
 from pipeline.broker import Record, Topic
 from pipeline.errors import SnapshotError
-from pipeline.records import REASONS
+from pipeline.records.images import REASONS
 from tests.consumers.harness import Place, digest_of, each_once, records
 
 Capture = pytest.CaptureFixture[str]
@@ -176,7 +176,7 @@ def test_a_micro_batch_of_nothing_but_dead_letters_is_passed(place: Place, capsy
 def test_the_class_past_the_bound_is_a_dead_letter(
     place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.batch.MOST_CLASSES", 3)
+    monkeypatch.setattr("pipeline.records.batch.MOST_CLASSES", 3)
     place.send(records(100))
     summary = place.learn(capsys, "--images", 100)
     assert len(summary["classes"]) == 3

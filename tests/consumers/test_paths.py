@@ -10,11 +10,10 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from consumers.journal import JournalLog
 from consumers.learn import main
-from pipeline import history, predict
+from consumers.recovery.journal_log import JournalLog
 from pipeline.broker import Partition, connect
-from pipeline.broker.sqlite import SqliteTransaction
+from pipeline.broker.sqlite.broker import SqliteTransaction
 from pipeline.errors import (
     GroupBusyError,
     MarketstreamError,
@@ -23,13 +22,15 @@ from pipeline.errors import (
     SettingsError,
     SnapshotError,
 )
-from pipeline.identity import PathsIdentity
-from pipeline.paths import make
-from pipeline.paths.base import Base
-from pipeline.paths.learner import Paths
-from pipeline.paths.network import Shape
-from pipeline.paths.terms import PUBLISHED, STREAM, Terms
-from pipeline.topics import Topics
+from pipeline.history import commands as history
+from pipeline.learners.identity import PathsIdentity
+from pipeline.learners.marketplace import make
+from pipeline.learners.marketplace.base import Base
+from pipeline.learners.marketplace.learner import Paths
+from pipeline.learners.marketplace.network import Shape
+from pipeline.learners.marketplace.terms import PUBLISHED, STREAM, Terms
+from pipeline.records.topics import Topics
+from pipeline.snapshots import predict
 from tests.consumers.harness import Place, each_once, records
 from tests.pipeline.synthetic import stream
 

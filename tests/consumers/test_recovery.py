@@ -7,10 +7,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from consumers.learn import main
-from pipeline import snapshots
 from pipeline.broker import Topic
-from pipeline.broker.sqlite import SqliteBroker, SqliteTransaction
+from pipeline.broker.sqlite.broker import SqliteBroker, SqliteTransaction
 from pipeline.errors import BrokerBusyError, OutcomeUnknownError, RecoveryError
+from pipeline.snapshots import snapshot as snapshots
 from tests.consumers.harness import Place, digest_of, each_once, records
 
 Capture = pytest.CaptureFixture[str]

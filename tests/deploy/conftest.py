@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local.prometheus import PrometheusUnavailableError, install
 from pipeline.settings import load
-from tests.deploy.prometheus import PrometheusUnavailableError, install
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ import re
 
 from prometheus_client import CollectorRegistry
 
-from pipeline.metrics import Metrics, ReplayMetrics
-from tests.pipeline.test_metrics import Progress
+from pipeline.monitoring.metrics import Metrics, ReplayMetrics
+from tests.pipeline.monitoring.test_metrics import Progress
 
 _SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_count", "_sum")}
 _WORDS = {"and", "or", "unless", "bool", "offset"}

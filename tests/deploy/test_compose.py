@@ -186,7 +186,8 @@ def test_the_image_carries_what_runs_and_no_compiler() -> None:
 
 def test_the_program_of_the_image_loads_without_tinygrad() -> None:
     code = (
-        "import sys; sys.modules['tinygrad'] = None; import consumers.learn, producers.replay, pipeline.create; "
-        "from pipeline.trunk import Filters, make; make(Filters(0, 4), 'blas')"
+        "import sys; sys.modules['tinygrad'] = None; "
+        "import consumers.learn, producers.replay, pipeline.records.create; "
+        "from pipeline.features import Filters, make; make(Filters(0, 4), 'blas')"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)

@@ -17,9 +17,9 @@ from benchmarks.dashboards import answered
 from benchmarks.panels import draw
 from deploy.grafana.generate import files
 from deploy.grafana.queries import FOLDER, Panel, Query, QueryError, ask, marks, name, panels, read
-from pipeline.datasets import DIGITS, FASHION
+from deploy.local.stack import SHIPPED, Stack, await_value, running
+from pipeline.data.datasets import DIGITS, FASHION
 from tests.deploy.metrics import exported, named
-from tests.deploy.stack import SHIPPED, Stack, await_value, running
 
 pytestmark = pytest.mark.xdist_group("one stack")
 

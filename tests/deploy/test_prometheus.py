@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.deploy import prometheus
+from deploy.local import prometheus
+from deploy.local.prometheus import Prometheus, PrometheusUnavailableError, free_port, install
+from deploy.local.stack import ROOT, SHIPPED
 from tests.deploy.metrics import exported, named
-from tests.deploy.prometheus import Prometheus, PrometheusUnavailableError, free_port, install
-from tests.deploy.stack import ROOT, SHIPPED
 
 RULES, ALERTS = SHIPPED / "rules.yml", SHIPPED / "alerts.yml"
 NAME = re.compile(r"(class|job|job_le|job_outcome|job_reason):marketplace_[a-z_]+:[a-z0-9]+")

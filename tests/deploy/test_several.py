@@ -11,12 +11,12 @@ import yaml
 from prometheus_client import CollectorRegistry
 
 from deploy.grafana.queries import FOLDER, Line, Panel, Query, ask, name, panels, read
-from pipeline.metrics import Metrics
-from pipeline.scores import Scores
-from pipeline.server import serving
-from tests.deploy.prometheus import Prometheus, free_port
-from tests.deploy.stack import await_value, config
-from tests.pipeline.test_metrics import Progress
+from deploy.local.prometheus import Prometheus, free_port
+from deploy.local.stack import await_value, config
+from pipeline.monitoring.metrics import Metrics
+from pipeline.monitoring.scores import Scores
+from pipeline.monitoring.server import serving
+from tests.pipeline.monitoring.test_metrics import Progress
 
 pytestmark = pytest.mark.xdist_group("four learners")
 

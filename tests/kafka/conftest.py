@@ -6,7 +6,7 @@ from contextlib import closing
 import pytest
 
 from pipeline.broker import Broker, connect
-from tests.broker.conftest import make_topic
+from tests.pipeline.broker.conftest import make_topic
 
 
 @pytest.fixture

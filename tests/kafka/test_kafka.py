@@ -10,27 +10,13 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.consumer import group
 
-from pipeline.broker import (
-    Broker,
-    Consumer,
-    Member,
-    Message,
-    Partition,
-    Position,
-    Producer,
-    Record,
-    connect,
-)
-from pipeline.broker.kafka_producer import KafkaProducer
-from pipeline.errors import (
-    FencedError,
-    OutcomeUnknownError,
-    TopicError,
-)
+from pipeline.broker import Broker, Consumer, Member, Message, Partition, Position, Producer, Record, connect
+from pipeline.broker.kafka.producer import KafkaProducer
+from pipeline.errors import FencedError, OutcomeUnknownError, TopicError
 from pipeline.settings import Settings
-from tests.broker.conftest import make_topic
-from tests.broker.process import poll
 from tests.kafka.stream import everything, write
+from tests.pipeline.broker.conftest import make_topic
+from tests.pipeline.broker.process import poll
 
 pytestmark = pytest.mark.xdist_group("one broker, the same names")
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from consumers.learn import main
+from deploy.local.kafka import Server
 from pipeline.broker import Topic
-from pipeline.broker.kafka_producer import KafkaProducer
+from pipeline.broker.kafka.producer import KafkaProducer
 from pipeline.errors import OutcomeUnknownError
 from tests.consumers.harness import Place, digest_of, each_once, records
-from tests.kafka.server import Server
 
 Capture = pytest.CaptureFixture[str]
 

@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 
 from consumers.learn import main
-from pipeline import history
 from pipeline.broker import Broker, Partition, Position
-from pipeline.clearing import Clearing
 from pipeline.errors import SumsError
-from pipeline.identity import Identity
-from pipeline.share import LONG_DELTA
-from pipeline.sums import Sums
-from pipeline.topics import Topics
-from pipeline.trunk import make
+from pipeline.features import make
+from pipeline.group.publishing import LONG_DELTA
+from pipeline.history import commands as history
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.identity import Identity
+from pipeline.records.topics import Topics
 from tests.consumers.harness import FILTERS, Place, digest_of, each_once, records
 from tests.pipeline.synthetic import stream
 
@@ -161,7 +161,7 @@ def test_who_comes_late_reads_the_newest_base_and_what_lies_before_it_is_deleted
 ) -> None:
     monkeypatch.setattr("consumers.pace.DELETE_SECONDS", 0.0)
     monkeypatch.setattr("consumers.pace.READ_SECONDS", 0.0)  # so that it publishes as often as it can
-    monkeypatch.setattr("pipeline.share.SHORT_DELTA", LONG_DELTA)  # and 16 deltas make a base due
+    monkeypatch.setattr("pipeline.group.publishing.SHORT_DELTA", LONG_DELTA)  # and 16 deltas make a base due
     total = 3200
     place.send(records(total), PARTITIONS)
     place.learn(capsys, "--images", total, "--publish-images", 32)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from consumers.learn import main
-from pipeline.broker.kafka import KafkaBroker
+from pipeline.broker.kafka.broker import KafkaBroker
 from pipeline.errors import GroupBusyError
 from tests.consumers.harness import Place, each_once, records
 from tests.consumers.test_paths import digest_of, paths

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from deploy.local import kafka as server
+from deploy.local.kafka import VERSION, Address, KafkaUnavailableError, Server, install
 from pipeline.settings import load
-from tests.kafka import server
-from tests.kafka.server import VERSION, Address, KafkaUnavailableError, Server, install
 
 ROOT = Path(__file__).parents[2]
 

@@ -11,17 +11,10 @@ import pytest
 from kafka import KafkaAdminClient, errors
 from kafka.admin import ConfigResource
 
-from pipeline.broker import (
-    Broker,
-    Member,
-    Partition,
-    Position,
-    Record,
-    Topic,
-    connect,
-)
-from pipeline.broker.kafka import KafkaBroker
-from pipeline.broker.kafka_connection import Connection
+from deploy.local.kafka import PASSWORD, USER, Address, Server
+from pipeline.broker import Broker, Member, Partition, Position, Record, Topic, connect
+from pipeline.broker.kafka.broker import KafkaBroker
+from pipeline.broker.kafka.connection import Connection
 from pipeline.errors import (
     BrokerBusyError,
     BrokerError,
@@ -32,10 +25,9 @@ from pipeline.errors import (
     TopicError,
 )
 from pipeline.settings import Settings, load
-from tests.broker.conftest import make_topic
-from tests.broker.process import poll
-from tests.kafka.server import PASSWORD, USER, Address, Server
 from tests.kafka.stream import everything, write
+from tests.pipeline.broker.conftest import make_topic
+from tests.pipeline.broker.process import poll
 
 # Topics and sizes
 
@@ -107,7 +99,7 @@ def test_any_other_url_is_refused(url: str) -> None:
 def test_a_wrong_address_is_tried_again_and_then_named(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.broker.kafka_connection.ATTEMPT_SECONDS", 0.3)
+    monkeypatch.setattr("pipeline.broker.kafka.connection.ATTEMPT_SECONDS", 0.3)
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"kafka://127.0.0.1:{unused.getsockname()[1]}"
@@ -201,11 +193,11 @@ def test_a_broker_killed_in_a_transaction_and_back_again_leaves_it_whole_or_undo
 def test_without_a_broker_everything_is_an_error_and_with_it_back_all_goes_on(
     own_kafka_server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("kafka_producer", "kafka_consumer", "kafka_connection"):
-        monkeypatch.setattr(f"pipeline.broker.{module}.ANSWER_SECONDS", 2.0)
-    monkeypatch.setattr("pipeline.broker.kafka_producer.ABORT_SECONDS", 0.5)
-    monkeypatch.setattr("pipeline.broker.kafka.ATTEMPT_SECONDS", 1.0)
-    monkeypatch.setattr("pipeline.broker.kafka_connection.ATTEMPT_SECONDS", 1.0)
+    for module in ("producer", "consumer", "connection"):
+        monkeypatch.setattr(f"pipeline.broker.kafka.{module}.ANSWER_SECONDS", 2.0)
+    monkeypatch.setattr("pipeline.broker.kafka.producer.ABORT_SECONDS", 0.5)
+    monkeypatch.setattr("pipeline.broker.kafka.broker.ATTEMPT_SECONDS", 1.0)
+    monkeypatch.setattr("pipeline.broker.kafka.connection.ATTEMPT_SECONDS", 1.0)
     with closing(connect(own_kafka_server.url)) as broker:
         topic = make_topic(broker)
         write(broker, topic, [1])

@@ -4,10 +4,10 @@ import sys
 
 from pipeline import cli
 from pipeline.broker import Topic, connect
-from pipeline.plan import Plan, plan
-from pipeline.scenario import Scenario
+from pipeline.data.scenario import Scenario
+from pipeline.data.stream import Plan, plan
 from producers.replay import replay, show_progress
-from tests.pipeline.test_scenario import splits
+from tests.pipeline.data.test_scenario import splits
 
 TOPIC = Topic("images", partitions=2)
 

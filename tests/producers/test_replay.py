@@ -22,11 +22,11 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.broker import Broker, Consumer, Message, Position, connect
-from pipeline.broker.sqlite import SqliteTransaction
+from pipeline.broker.sqlite.broker import SqliteTransaction
+from pipeline.data.stream import Plan
 from pipeline.errors import FencedError, MarketstreamError, SettingsError
-from pipeline.plan import Plan
-from pipeline.records import decode, encode
-from pipeline.topics import ends
+from pipeline.records.images import decode, encode
+from pipeline.records.topics import ends
 from producers import replay as program
 from producers.replay import MOST_RECORDS, MaxLag, main, replay
 from tests.producers.process import TOPIC, stream

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.broker import Message
-from pipeline.holdings import Publication
-from pipeline.identity import Identity
-from pipeline.learner import Update
-from pipeline.ledger import Ledger
-from pipeline.published import Record
-from pipeline.share import Adder
-from pipeline.sums import Sums, are_few
-from pipeline.sums_records import Pieces, Reader, Run, encode
+from pipeline.group.encoding import Pieces, Reader, Run, encode
+from pipeline.group.membership import Publication
+from pipeline.group.publishing import Adder
+from pipeline.group.shared import Record
+from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.learners.clearing.sums import Sums, are_few
+from pipeline.learners.identity import Identity
+from pipeline.learners.protocol import Update
 
 DIGIT = 8
 """Bits of an image's digit."""

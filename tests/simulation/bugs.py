@@ -4,9 +4,9 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pipeline.errors import FencedError
-from pipeline.holdings import Publication
-from pipeline.published import Delta, Published, Record, Retraction
-from pipeline.share import Share
+from pipeline.group.membership import Publication
+from pipeline.group.publishing import Share
+from pipeline.group.shared import Delta, Published, Record, Retraction
 from tests.simulation.kafka import Transaction
 from tests.simulation.learner import Learner, LearnerLog
 

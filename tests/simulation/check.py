@@ -7,7 +7,7 @@ import multiprocessing
 import sys
 from random import Random
 
-from pipeline.parallel import CORES
+from pipeline.cores import CORES
 from tests.simulation.arithmetic import Arithmetic, Counted
 from tests.simulation.learner import Learner
 from tests.simulation.world import ViolationError, World

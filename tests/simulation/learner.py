@@ -7,10 +7,10 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from typing import Any
 
 from pipeline.errors import FencedError
-from pipeline.holdings import Learnt, Publication
-from pipeline.published import Base, Published, Record
-from pipeline.share import SHORT_DELTA, Share
-from pipeline.takeover import read, take_over
+from pipeline.group.membership import Learnt, Publication
+from pipeline.group.publishing import SHORT_DELTA, Share
+from pipeline.group.shared import Base, Published, Record
+from pipeline.group.takeover import read, take_over
 from tests.simulation.arithmetic import Arithmetic, contents
 from tests.simulation.kafka import BusyError, GoneError, Kafka, Transaction
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pipeline import sums_records
-from pipeline.holdings import Learnt
-from pipeline.published import Published
-from pipeline.share import Share
+from pipeline.group import encoding as sums_records
+from pipeline.group.membership import Learnt
+from pipeline.group.publishing import Share
+from pipeline.group.shared import Published
 from tests.simulation.arithmetic import Counted, Real, Tally
 from tests.simulation.bugs import BUGS, OnlyTheEndsCommitted
 from tests.simulation.check import first_violation

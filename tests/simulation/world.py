@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.errors import OutOfStepError
-from pipeline.published import Base, Published, Retraction
+from pipeline.group.shared import Base, Published, Retraction
 from tests.simulation.arithmetic import Arithmetic
 from tests.simulation.kafka import POSITIONS, SUMS, Kafka
 from tests.simulation.learner import Choose, Images, Learner

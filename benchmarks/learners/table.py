@@ -1,0 +1,129 @@
+"""Every learner by its name, and what it costs.
+
+learner = make("slda", settings)
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from benchmarks.learners.frozen import TRAINED_ON, Frozen
+from benchmarks.learners.means import NearestMean, StreamingLda
+from pipeline.errors import SettingsError
+from pipeline.features import Filters, Trunk
+from pipeline.features import make as make_trunk
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.identity import Identity
+from pipeline.learners.marketplace import beginning
+from pipeline.learners.marketplace import make as make_network
+from pipeline.learners.marketplace.learner import Paths
+from pipeline.learners.protocol import AnyLearner
+from pipeline.settings import Settings
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A learner that can be had by its name.
+
+    Parameters
+    ----------
+    about
+        What it is, in a line.
+    trunk
+        What makes its products.
+    make
+        A new one, that knows nothing.
+    forward, backward
+        Passes through the network for an image that is predicted and learnt from.
+    state_bytes
+        Bytes of what one must keep to go on learning, weights included.
+    """
+
+    about: str
+    trunk: str
+    make: Callable[[Settings], AnyLearner]
+    forward: int = 1
+    backward: int = 0
+    state_bytes: Callable[[Any], int] = lambda learner: int(learner.state_bytes)
+
+
+def make(name: str, settings: Settings) -> AnyLearner:
+    """A new learner; ``settings.seed`` moves its trunk, or its first parameters.
+
+    Raises SettingsError if it is given a base model and cannot begin with one, SnapshotError if that cannot be read.
+    """
+    if settings.base and not name.startswith("paths"):
+        raise SettingsError(f"--base {settings.base}: only paths begins with a base model, not {name}")
+    return LEARNERS[name].make(settings)
+
+
+def digest(learner: AnyLearner, settings: Settings) -> str | None:
+    """The digest of what was learnt; None for baselines, which promise nothing about bits."""
+    if isinstance(learner, Clearing):
+        return learner.sums().digest(Identity.of(Filters(settings.seed, settings.filters)).digest)
+    return learner.base().digest if isinstance(learner, Paths) else None
+
+
+def _trunk(settings: Settings) -> Trunk:
+    return make_trunk(Filters(settings.seed, settings.filters), settings.backend)
+
+
+def _clearing(settings: Settings) -> Clearing:
+    return Clearing(_trunk(settings), Sums.zero(Filters(settings.seed, settings.filters).width))
+
+
+def _paths(name: str, settings: Settings) -> Paths:
+    base, terms = beginning(name, settings)
+    return Paths(base, make_network(base.shape, settings.backend), terms)
+
+
+def _backprop(settings: Settings, rule: Any) -> AnyLearner:
+    from benchmarks.learners.backprop import Backprop  # opens tinygrad's device: only who wants it waits for it
+
+    return Backprop(rule, settings.seed)
+
+
+def _bytes_of_sums(learner: Clearing) -> int:
+    sums = learner.sums()
+    weights = 4 * sums.width * len(sums.classes)
+    return sums.A.nbytes + sum(column.nbytes for column in sums.T.values()) + weights
+
+
+def _bytes_of_base(learner: Paths) -> int:
+    base = learner.base()
+    return sum(part.nbytes for part in (*base.parameters, base.products))
+
+
+INTEGER, REFERENCE = "integer trunk", "reference network"
+
+LEARNERS: Mapping[str, Entry] = {
+    "clearing": Entry("the market with a clearing house", INTEGER, _clearing, state_bytes=_bytes_of_sums),
+    "paths": Entry(
+        "vendors on the outputs of the last spec; the specs before it stay as they were drawn",
+        REFERENCE,
+        lambda settings: _paths("paths", settings),
+        state_bytes=_bytes_of_base,
+    ),
+    "paths-published": Entry(
+        "vendors of parameters, the articles' continual form",
+        REFERENCE,
+        lambda settings: _paths("paths-published", settings),
+        state_bytes=_bytes_of_base,
+    ),
+    "frozen": Entry(
+        f"`clearing` for the first {TRAINED_ON:,} images, then never changed",
+        INTEGER,
+        lambda settings: Frozen(_clearing(settings)),
+        state_bytes=lambda learner: 4 * learner.learner.sums().width * len(learner.classes),
+    ),
+    "ncm": Entry("nearest class mean", INTEGER, lambda settings: NearestMean(_trunk(settings))),
+    "slda": Entry("streaming linear discriminant analysis", INTEGER, lambda settings: StreamingLda(_trunk(settings))),
+    "backprop-sgd": Entry(
+        "SGD 0.05, a step for each micro-batch", REFERENCE, lambda settings: _backprop(settings, "sgd"), 2, 1
+    ),
+    "backprop-adam": Entry(
+        "Adam 1e-3, a step for each micro-batch", REFERENCE, lambda settings: _backprop(settings, "adam"), 2, 1
+    ),
+}
+"""All of them begin from nothing, but ``paths`` where there is a base model."""

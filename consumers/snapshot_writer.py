@@ -1,0 +1,54 @@
+"""Writes snapshots in a thread of its own, while learning goes on."""
+
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from consumers.recovery.state import State
+from pipeline.broker import Broker, Partition
+from pipeline.monitoring.metrics import Metrics
+from pipeline.records.topics import Topics
+from pipeline.snapshots.snapshot import Folder, Snapshot
+
+log = logging.getLogger(__name__)
+
+
+class Saver:
+    """Snapshots of one learner.
+
+    Parameters
+    ----------
+    folder
+        Where they go; None: nowhere.
+    every
+        Images from one to the next.
+    """
+
+    def __init__(self, broker: Broker, topics: Topics, metrics: Metrics, folder: Folder | None, every: int) -> None:
+        self._broker, self._topics, self._metrics = broker, topics, metrics
+        self._folder, self._every = folder, every
+        self._writer = ThreadPoolExecutor(1, "write")
+        self._saving: Future[None] | None = None
+
+    def save_if_due(self, state: State) -> None:
+        if state.share.reach - state.saved >= self._every:
+            self.save(state)
+
+    def save(self, state: State) -> None:
+        """Write a snapshot, if there is anything new; of several learners, the one that has partition 0 does."""
+        if self._folder and 0 in state.share.positions and state.share.reach > state.saved:
+            self.finish()
+            predictions = Partition(self._topics.predictions, 0)
+            if snapshot := state.snapshot(self._broker.extents(predictions.topic)[predictions].end):
+                self._saving = self._writer.submit(self._write, self._folder, snapshot)
+                state.saved = state.share.reach
+
+    def finish(self) -> None:
+        """Wait for the snapshot that is being written. Raises SnapshotError if it could not be."""
+        if self._saving:
+            self._saving.result()
+            self._saving = None
+
+    def _write(self, folder: Folder, snapshot: Snapshot) -> None:
+        path = folder.save(snapshot)
+        self._metrics.snapshots.inc()
+        log.info("snapshot %s: %s images", path, f"{snapshot.images:,}")

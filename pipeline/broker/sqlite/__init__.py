@@ -1,0 +1,1 @@
+"""The embedded broker, a log in one SQLite file. Imports the protocol."""

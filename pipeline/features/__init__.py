@@ -1,0 +1,46 @@
+"""The trunk: fixed integer layers from an image to its products; the same bits whatever computes it."""
+
+import glob
+import os
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.features.filters import Filters
+
+Trunk = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+"""From images ``uint8[n, 28, 28]`` to products ``uint8[n, D]``."""
+
+Backend = Literal["auto", "blas", "tinygrad"]
+
+DEVICE_FILES = ("/dev/nvidia*", "/dev/kfd", "/dev/dri/renderD*", "/dev/kgsl*", "/dev/dxg")
+"""Linux has one of these where there is an accelerator, of any maker."""
+
+__all__ = ["Backend", "Filters", "Trunk", "make", "takes_blas"]
+
+
+def make(filters: Filters, backend: Backend = "auto", batch_size: int = 256) -> Trunk:
+    """A trunk that computes ``filters``; tinygrad compiles it for exactly ``batch_size`` images, here and now."""
+    if takes_blas(backend):
+        from pipeline.features.blas import BlasTrunk
+
+        return BlasTrunk(filters)
+    from pipeline.features.tinygrad import DeviceTrunk
+
+    return DeviceTrunk(filters, batch_size)
+
+
+def takes_blas(backend: Backend) -> bool:
+    """Whether BLAS computes: ``auto`` is BLAS where tinygrad would compute on the CPU too.
+
+    tinygrad tries its drivers in turn, which takes two seconds. So it is asked only where there may be something to
+    find, or where its variable ``DEV`` names a device.
+    """
+    if backend == "auto" and ("DEV" in os.environ or sys.platform != "linux" or any(map(glob.glob, DEVICE_FILES))):
+        from pipeline.features.tinygrad import default_device
+
+        return default_device() == "CPU"
+    return backend != "tinygrad"

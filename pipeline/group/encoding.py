@@ -1,0 +1,271 @@
+"""The records of the topic ``sums``: deltas, retractions and bases, in pieces that brokers take.
+
+A record's headers say what it is (``about``, JSON) and which piece (``piece``, "0/2"); the values of its pieces, one
+after the other, are one LZ4 frame. In it are A and T as integers of as few bytes as the largest one needs, first the
+lowest byte of all of them, then the next (that makes it a tenth smaller than plain integers). Few images are shorter
+as what they are: products, targets and labels, of which the reader's sums are the very same.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Generic, TypeVar
+
+import lz4.frame  # type: ignore[import-untyped]
+import numpy as np
+import orjson
+
+from pipeline.broker import Message
+from pipeline.broker import Record as Raw
+from pipeline.errors import SumsError
+from pipeline.group.shared import Base, Delta, Published, Record, Retraction
+from pipeline.learners.clearing.sums import Sums, images_of, packed_size
+from pipeline.learners.identity import Identity
+from pipeline.learners.protocol import Integers, Update
+
+SCHEMA = 1
+PIECE = 8_000_000
+"""Bytes of a piece, at most."""
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all records of one topic ``sums`` agree on.
+
+    Parameters
+    ----------
+    topic_id
+        Of the topic that is learnt from.
+    base
+        Digest of the earlier model that learning began with; empty if it began with nothing.
+    width
+        D, the number of products.
+    """
+
+    group: str
+    topic_id: str
+    identity: Identity
+    base: str
+    width: int
+
+    def difference(self, fields: Mapping[str, Any]) -> str:
+        """How the run that these fields are of differs, for a person; empty if it does not. Raises what they lack."""
+        other = Run(**{**fields, "identity": Identity(**fields["identity"])})
+        named = [
+            f"{name.replace('_', ' ')} {mine!r} is not {theirs!r}"
+            for name in ("group", "topic_id", "base", "width")
+            if (mine := getattr(self, name)) != (theirs := getattr(other, name))
+        ]
+        return ", ".join([*filter(None, [self.identity.difference(other.identity)]), *named])
+
+
+def encode(topic: str, run: Run, record: Record[Sums]) -> list[Raw]:
+    """A record's pieces, for one transaction."""
+    sums = record.published.sums if isinstance(record, Base) else record.sums
+    body, form = _images(sums.few) if sums.few else _integers(sums)
+    about = orjson.dumps({"v": SCHEMA, "id": record.id, "run": asdict(run), "form": form, **_fields(record)})
+    frame = lz4.frame.compress(body, content_checksum=True)
+    parts = [frame[start : start + PIECE] for start in range(0, len(frame), PIECE)]
+    return [
+        Raw(topic, part, run.group.encode(), (("about", about), ("piece", f"{i}/{len(parts)}".encode())), 0)
+        for i, part in enumerate(parts)
+    ]
+
+
+class Pieces(Generic[C]):
+    """Puts the pieces of records together: those of one record come in order, others' may lie between them."""
+
+    def __init__(self) -> None:
+        self._begun: dict[str, tuple[int, list[C]]] = {}
+
+    def put(self, offset: int, id: str, piece: int, pieces: int, content: C) -> list[C] | None:
+        """One piece; all of them, if it is the last.
+
+        One whose first piece was not read is none of ours: it lies before the position where reading began.
+        """
+        if piece == 0:
+            self._begun[id] = offset, []
+        if id not in self._begun:
+            return None
+        found = self._begun[id][1]
+        if piece != len(found):
+            raise ValueError(f"piece {piece} of record {id} after {len(found)} pieces")
+        found.append(content)
+        return self._begun.pop(id)[1] if piece == pieces - 1 else None
+
+    def position(self, after: int) -> int:
+        """Where to read on from, so that no piece is missing, after all offsets before ``after`` were read."""
+        return min((offset for offset, _ in self._begun.values()), default=after)
+
+
+class Reader:
+    """Reads the records of one run."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._pieces = Pieces[bytes]()
+        self._own: dict[str, Record[Sums]] = {}
+
+    def expect(self, own: Iterable[Record[Sums]]) -> None:
+        """Hand these out as they are when they come back: to decode them takes as long as to learn from 500 images.
+
+        Only those of the last call are expected.
+        """
+        self._own = {record.id: record for record in own}
+
+    def read(self, message: Message) -> tuple[Record[Sums], int] | None:
+        """One message of ``sums``; the record that it completes, if any, and the position after it.
+
+        Raises SumsError for one that is damaged, of another version, or of another run: it says what differs.
+        """
+        where = f"topic {message.topic}, offset {message.offset}"
+        try:
+            headers = dict(message.headers)
+            about = orjson.loads(headers["about"])
+            if about["v"] != SCHEMA:
+                raise SumsError(f"{where}: version {about['v']}, this program reads {SCHEMA}: update the older one")
+            if difference := self._run.difference(about["run"]):
+                raise SumsError(
+                    f"{where}: learnt by a learner that differs ({difference}): use the settings of the learners that "
+                    "are at work, or another --topic-prefix"
+                )
+            piece, pieces = map(int, headers["piece"].split(b"/"))
+            parts = self._pieces.put(message.offset, about["id"], piece, pieces, message.value)
+            if parts is None:
+                return None
+            own = self._own.pop(about["id"], None)
+            record = own or _record(about, _decoded(about["form"], b"".join(parts), self._run.width))
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
+            raise SumsError(f"{where}: damaged, or no record of sums at all: {error!r}") from error
+        return record, self._pieces.position(message.offset + 1)
+
+
+def run_in(message: Message) -> Run:
+    """The run that a message of ``sums`` is of."""
+    fields = _about(message)["run"]
+    return Run(**{**fields, "identity": Identity(**fields["identity"])})
+
+
+def kind(message: Message) -> str:
+    """``delta``, ``retraction`` or ``base``: to find the newest base without decoding what lies before it."""
+    return str(_about(message)["kind"])
+
+
+def reach(message: Message) -> dict[int, int]:
+    """Where the clock stands after a message of ``sums``, in the partitions that it moves."""
+    about = _about(message)
+    return {p: stop for p, _, stop in about.get("spans", [])} | (
+        dict(about["clock"]) if about["kind"] == "base" else {}
+    )
+
+
+def _about(message: Message) -> dict[str, Any]:
+    """What the headers say. Raises SumsError."""
+    try:
+        about: dict[str, Any] = orjson.loads(dict(message.headers)["about"])
+    except (KeyError, ValueError) as error:
+        where = f"topic {message.topic}, offset {message.offset}"
+        raise SumsError(f"{where}: damaged, or no record of sums at all: {error!r}") from error
+    return about
+
+
+def _fields(record: Record[Sums]) -> dict[str, Any]:
+    match record:
+        case Delta():
+            return {"kind": "delta", "spans": [[p, *span] for p, span in record.spans.items()]}
+        case Retraction():
+            return {"kind": "retraction", "clock": list(record.clock.items())}
+        case Base(published=published):
+            return {
+                "kind": "base",
+                "clock": list(published.clock.items()),
+                "position": published.position,
+                "retracted": sorted(published.retracted),
+            }
+
+
+def _record(about: Mapping[str, Any], sums: Sums) -> Record[Sums]:
+    match about["kind"]:
+        case "delta":
+            spans = {p: (start, stop) for p, start, stop in about["spans"]}
+            return Delta(about["id"], spans, sums, sums.images)
+        case "retraction":
+            return Retraction(about["id"], dict(about["clock"]), sums)
+        case "base":
+            published = Published(sums, dict(about["clock"]), about["position"], frozenset(about["retracted"]))
+            return Base(about["id"], published)
+    raise ValueError(f"kind {about['kind']!r}")
+
+
+def _integers(sums: Sums) -> tuple[bytes, dict[str, Any]]:
+    classes = list(sums.counts)
+    T = np.array([sums.T[c] for c in classes], np.int64)
+    (A_bytes, A), (T_bytes, T_body) = _narrow(sums.A), _narrow(T)
+    counts = [sums.counts[c] for c in classes]
+    return A + T_body, {"classes": classes, "counts": counts, "A": A_bytes, "T": T_bytes}
+
+
+def _images(updates: Sequence[Update]) -> tuple[bytes, dict[str, Any]]:
+    images = images_of(updates)
+    classes = list(dict.fromkeys(name for update in updates for name in update.classes))
+    targets, start = np.zeros((images, len(classes)), np.int64), 0
+    for update in updates:
+        columns = [classes.index(name) for name in update.classes]
+        targets[start : start + len(update.labels), columns] = update.targets
+        start += len(update.labels)
+    products = np.concatenate([update.products for update in updates]).T
+    labels = np.array([classes.index(label) for update in updates for label in update.labels], np.int64)
+    (t_bytes, t), (l_bytes, l_body) = _narrow(targets), _narrow(labels)
+    return products.tobytes() + t + l_body, {"classes": classes, "images": images, "T": t_bytes, "labels": l_bytes}
+
+
+def _decoded(form: Mapping[str, Any], frame: bytes, width: int) -> Sums:
+    if "images" in form:
+        return Sums.of([_update(form, frame, width)], width)
+    classes, counts = form["classes"], form["counts"]
+    cut = form["A"] * packed_size(width)
+    body = _decompressed(frame, cut + form["T"] * len(classes) * width)
+    T = _wide(body[cut:], form["T"]).reshape(len(classes), width)
+    A = _wide(body[:cut], form["A"])
+    return Sums(A, dict(zip(classes, T, strict=True)), dict(zip(classes, map(int, counts), strict=True)))
+
+
+def _update(form: Mapping[str, Any], frame: bytes, width: int) -> Update:
+    images, classes = form["images"], form["classes"]
+    if len(set(classes)) < len(classes) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f"classes {classes}")
+    cut = images * width
+    end = cut + form["T"] * images * len(classes)
+    body = _decompressed(frame, end + form["labels"] * images)
+    products = np.ascontiguousarray(np.frombuffer(body[:cut], np.uint8).reshape(width, images).T)
+    targets = _wide(body[cut:end], form["T"]).reshape(images, len(classes))
+    labels = tuple(classes[i] for i in _wide(body[end:], form["labels"]))
+    return Update(products, targets, labels, tuple(classes))
+
+
+def _decompressed(frame: bytes, size: int) -> bytes:
+    found = lz4.frame.get_frame_info(frame)["content_size"]
+    if found != size:
+        raise ValueError(f"{found} bytes, not {size}")
+    body: bytes = lz4.frame.decompress(frame)
+    return body
+
+
+def _narrow(numbers: Integers) -> tuple[int, bytes]:
+    """How many bytes the numbers need, and those, the lowest of all numbers first."""
+    largest = max(int(numbers.max(initial=0)), -1 - int(numbers.min(initial=0)))
+    size = largest.bit_length() // 8 + 1
+    flat = numbers.ravel().astype("<i4" if size <= 4 else "<i8")
+    return size, flat.view(np.uint8).reshape(len(flat), flat.itemsize)[:, :size].T.tobytes()
+
+
+def _wide(body: bytes, size: int) -> Integers:
+    """The inverse of ``_narrow``."""
+    planes = np.frombuffer(body, np.uint8).reshape(size, -1)
+    numbers = planes[-1].view(np.int8).astype(np.int32 if size <= 4 else np.int64)
+    for plane in planes[-2::-1]:
+        numbers <<= 8
+        numbers |= plane
+    result: Integers = numbers.astype(np.int64)
+    return result

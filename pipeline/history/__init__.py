@@ -1,0 +1,1 @@
+"""Looking back: list, difference, verify, retract. Imports everything but producers and consumers."""

@@ -1,0 +1,252 @@
+"""What a group of learners learnt, and when: its journal and its snapshots.
+
+    python -m pipeline.history list
+    python -m pipeline.history show 17
+    python -m pipeline.history show s3
+    python -m pipeline.history stretch s2 s3 -o stretch.safetensors
+    python -m pipeline.history verify s3
+    python -m pipeline.history retract --label Dress
+
+A micro-batch is named by its number; a snapshot by its number after an ``s``, or by its file.
+"""
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Column, Table
+
+from pipeline import cli
+from pipeline.broker import Broker, connect
+from pipeline.errors import SettingsError, SnapshotError
+from pipeline.history import listing as chronicle
+from pipeline.history import retract, retraction, verify
+from pipeline.history.difference import stretch
+from pipeline.history.listing import Row, name_of
+from pipeline.records.journal import Journal
+from pipeline.records.topics import Topics
+from pipeline.settings import Settings
+from pipeline.snapshots import snapshot as snapshots
+from pipeline.snapshots.snapshot import NAME, Folder, Snapshot
+
+PLACE = ("broker", "topic_prefix", "group", "snapshots")
+
+Command = Callable[[argparse.Namespace, Settings], int]
+
+
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Do what the command line says; the exit status."""
+    arguments = _parser().parse_args(command_line)
+    command: Command = arguments.command
+    return command(arguments, cli.settings_of(arguments))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="What a group of learners learnt, and when.")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(command: Command, name: str, about: str) -> argparse.ArgumentParser:
+        shared = cli.parser(about, *PLACE)
+        result = commands.add_parser(
+            name, help=about, description=about, epilog=shared.epilog, parents=[shared], add_help=False
+        )
+        result.set_defaults(command=command)
+        return result
+
+    form = "as the list names it (s3), or a file"
+    some = add(_list, "list", "List micro-batches and snapshots, oldest first.")
+    some.add_argument("--last", type=int, default=20, metavar="N", help="only the newest N (default: 20)")
+    one = add(_show, "show", "Show all that is known of one micro-batch or snapshot.")
+    one.add_argument("which", metavar="WHICH", help=f"a micro-batch's number; or a snapshot, {form}")
+    two = add(_stretch, "stretch", "Write the model of what was learnt from one snapshot to a later one.")
+    two.add_argument("older", metavar="OLDER", help=f"a snapshot, {form}")
+    two.add_argument("newer", metavar="NEWER", help="a later one of the same group")
+    two.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the snapshot to write")
+    check = add(_verify, "verify", "Learn a snapshot's images anew from the topic, and compare the digests.")
+    check.add_argument("snapshot", nargs="?", metavar="SNAPSHOT", help=f"{form} (default: the newest)")
+    check.add_argument("--from", dest="older", metavar="OLDER", help="begin with this older snapshot")
+    retraction.add_flags(add(retraction.main, "retract", "Take images back, as if they had never been learnt."))
+    return parser
+
+
+def _list(arguments: argparse.Namespace, settings: Settings) -> int:
+    if arguments.last < 1:
+        raise SettingsError(f"--last: expected a whole number of at least 1, but it is {arguments.last}")
+    with closing(connect(settings.broker, settings)) as broker:
+        result = chronicle.newest(_journal(broker, settings), _folder(settings), arguments.last)
+    if arguments.json:
+        _print_json(result)
+    else:
+        _print_list(settings.group, result)
+    return 0
+
+
+def _show(arguments: argparse.Namespace, settings: Settings) -> int:
+    if re.fullmatch(r"[0-9]{1,18}", arguments.which):
+        with closing(connect(settings.broker, settings)) as broker:
+            about = chronicle.about_micro_batch(_journal(broker, settings).micro_batch(int(arguments.which)))
+    else:
+        path, snapshot = _snapshot(arguments.which, settings)
+        about = chronicle.about_snapshot(snapshot, path)
+    _print_about(about, arguments.json)
+    return 0
+
+
+def _stretch(arguments: argparse.Namespace, settings: Settings) -> int:
+    out: Path = arguments.out
+    if out.exists():
+        raise SettingsError(f"--out: {out} exists already: choose another name")
+    if NAME.fullmatch(out.name):
+        raise SettingsError(f"--out: {out.name} is what a learner calls its own snapshots: choose another name")
+    (_, older), (_, newer) = (_snapshot(which, settings) for which in (arguments.older, arguments.newer))
+    result = stretch(older, newer)
+    snapshots.write(result, out)
+    about = chronicle.about_snapshot(result, out)
+    _print_about({key: about[key] for key in ("file", "digest", "settled_images", "classes")}, arguments.json)
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
+    path, snapshot = _snapshot(arguments.snapshot or _newest(settings), settings)
+    older = _snapshot(arguments.older, settings)[1] if arguments.older else None
+    begin = verify.beginning(snapshot, older, settings.snapshots)
+    topic = Topics(settings.topic_prefix).images
+    with closing(connect(settings.broker, settings)) as broker:
+        spans = verify.spans(broker, topic, begin, snapshot)
+        records = sum(span.end - span.first for span in spans.values())
+        with _bar(f"verifying {name_of(path)}", records) as progress:
+            gone = _gone(broker, settings, snapshot.retracted - begin.retracted)
+            found = verify.settled(broker, begin, spans, progress, gone).digest
+    same = found == snapshot.digest
+    if arguments.json:
+        result = {"same": same, "file": str(path), "digest": snapshot.digest, "topic_digest": found}
+        _print_json(result | {"from": arguments.older, "records": records})
+    else:
+        after = f" after {arguments.older}" if older else ""
+        print(f"{'same' if same else 'differs'}: {path} has {snapshot.digest}, topic {topic}{after} makes {found}")
+    return 0 if same else 1
+
+
+def _gone(broker: Broker, settings: Settings, retractions: frozenset[str]) -> set[tuple[int, int]]:
+    """Partition and offset of the images that these retractions took back."""
+    if not retractions:
+        return set()
+    taken = retract.taken_back(broker, Topics(settings.topic_prefix), settings.group)
+    return {(p, offset) for id in retractions for p, offsets in taken.get(id, {}).items() for offset in offsets}
+
+
+def _folder(settings: Settings) -> Folder:
+    return Folder(settings.snapshots / f"{settings.topic_prefix}{settings.group}", settings.snapshots_kept)
+
+
+def _journal(broker: Broker, settings: Settings) -> Journal:
+    return Journal(broker, Topics(settings.topic_prefix).updates, settings.group)
+
+
+def _snapshot(which: str, settings: Settings) -> tuple[Path, Snapshot]:
+    """A snapshot that a user named, and its file. Raises SnapshotError."""
+    path = Path(which)
+    if re.fullmatch(r"s[0-9]{1,10}", which):
+        path = _folder(settings).path / f"snapshot-{int(which[1:]):010}.safetensors"
+        if not path.exists():
+            there = ", ".join(map(name_of, reversed(_folder(settings).files())))
+            raise SnapshotError(f"no snapshot {which} in {path.parent}: there are {there or 'none'}")
+    return path, snapshots.read(path)
+
+
+def _newest(settings: Settings) -> str:
+    folder = _folder(settings)
+    for path in folder.files():
+        return str(path)
+    raise SnapshotError(f"no snapshot in {folder.path}: check --snapshots, --topic-prefix and --group, or name a file")
+
+
+@contextmanager
+def _bar(title: str, records: int) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error, if that is a terminal."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        task = bar.add_task(title, total=records)
+        yield lambda count: bar.advance(task, count)
+
+
+def _print_json(result: Row) -> None:
+    sys.stdout.write(orjson.dumps(result).decode() + "\n")
+
+
+def _console() -> Console:
+    return Console(markup=False, emoji=False, highlight=False)  # names of classes are printed as they are
+
+
+def _print_list(group: str, result: Row) -> None:
+    rows, batches, files = result["rows"], result["micro_batches"], result["snapshots"]
+    if rows:
+        _console().print(_table(rows))
+    shown = f"the newest {len(rows):,} of " if len(rows) < batches + files else ""
+    print(f"group {group}: {shown}{batches:,} micro-batches and {files:,} snapshots")
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False)  # fits into 80 columns
+    for name in ("time", "what", "generation", "settled", "images", "accuracy", "digest"):
+        table.add_column(name, justify="left" if name in ("time", "what", "digest") else "right", no_wrap=True)
+    for row in rows:
+        numbers = (_text(key, row[key]) if key in row else "" for key in ("generation", "settled_images", "images"))
+        accuracy = _text("accuracy", row["accuracy"]) if "accuracy" in row else ""
+        digest = "damaged" if "problem" in row else row.get("digest", "")[:8]
+        what = row["name"] if row["kind"] == "micro-batch" else f"snapshot {row['name']}"
+        table.add_row(_text("time", row["time"]), what, *numbers, accuracy, digest)
+    return table
+
+
+def _print_about(about: Row, as_json: bool) -> None:
+    """One JSON object; or a line for each fact, then a table of the classes."""
+    if as_json:
+        _print_json(about)
+        return
+    console = _console()
+    facts = {key.replace("_", " "): _text(key, value) for key, value in about.items() if key != "classes"}
+    width = max(map(len, facts))
+    for key, text in facts.items():
+        console.print(f"{key:<{width}}  {text}", soft_wrap=True)
+    keys = list(dict.fromkeys(key for row in about["classes"].values() for key in row))
+    table = Table("class", *(Column(key.replace("_", " "), justify="right") for key in keys), box=SIMPLE_HEAD)
+    for name, row in about["classes"].items():
+        table.add_row(name, *(_text(key, row.get(key)) for key in keys))
+    if keys:
+        console.print(table)
+
+
+def _text(key: str, value: Any) -> str:
+    if key == "time":
+        return datetime.fromtimestamp(value).isoformat(" ", "seconds")
+    if key == "base":
+        return value or "nothing"
+    if key == "number":  # a name, as it is to be typed
+        return str(value)
+    match value:
+        case None:
+            return "–"
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:.3f}"
+        case Mapping():
+            return ", ".join(f"{name}: {part}" for name, part in value.items())
+    return str(value)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,195 @@
+"""Taking images back: their sums are subtracted once by every learner of the group, also by those that start later.
+
+The topic with the images, predictions, the journal, and snapshots that were written before still hold them.
+"""
+
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from pipeline.broker import Broker, Message, Partition, Position, Producer, Record
+from pipeline.errors import RecordError, RecoveryError, SettingsError, SnapshotError
+from pipeline.group.encoding import Run, encode, reach, run_in
+from pipeline.group.shared import Retraction
+from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.identity import Identity
+from pipeline.records.batch import settled
+from pipeline.records.images import ImageRecord, decode
+from pipeline.records.topics import SCHEMA, Topics
+from pipeline.snapshots.predict import learner_of
+from pipeline.snapshots.snapshot import Folder, Snapshot
+
+SIZE = 256
+"""Images that are settled at once."""
+
+SHOWN = 30
+"""Labels that an error names."""
+
+Offsets = dict[int, list[int]]
+"""By partition."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Which images: those that all of these hold for which are not None. ``begin`` and ``end`` in milliseconds."""
+
+    id: str | None = None
+    label: str | None = None
+    key: bytes | None = None
+    begin: int | None = None
+    end: int | None = None
+
+    def matches(self, message: Message, image: ImageRecord) -> bool:
+        """Whether an image that came as this message is meant."""
+        pairs = ((self.key, message.key), (self.id, image.id), (self.label, image.label))
+        within = (self.begin or 0) <= message.timestamp and (self.end is None or message.timestamp < self.end)
+        return within and all(wanted in (None, found) for wanted, found in pairs)
+
+
+@dataclass
+class Found:
+    """Images that a choice is of: ``messages`` can be taken back, ``later`` many were not published yet."""
+
+    messages: list[Message] = field(default_factory=list)
+    classes: Counter[str] = field(default_factory=Counter)
+    later: int = 0
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of learners, as far as it can be told from outside."""
+
+    broker: Broker
+    topics: Topics
+    name: str
+    folder: Folder
+
+    def run(self) -> Run:
+        """What its learners agree on. Raises SnapshotError if it has learnt nothing that could be taken back."""
+        for message in self._sums():
+            return run_in(message)
+        own = self.folder.newest()
+        if own is None or self.broker.shares_groups:
+            raise SnapshotError(
+                f"group {self.name} has published nothing, and there is no snapshot in {self.folder.path}: check "
+                "--group, --topic-prefix and --snapshots"
+            )
+        sums, identity = own.sums, own.identity
+        assert isinstance(identity, Identity)
+        return Run(self.name, own.topic_id, identity, own.base, sums.width)
+
+    def clock(self) -> dict[int, int]:
+        """The end, in each partition, of the images that every learner of the group has, or will have."""
+        if not self.broker.shares_groups:
+            return {p.number: at.offset for p, at in self.broker.committed(self.name, self.topics.images).items()}
+        clock: dict[int, int] = {}
+        for message in self._sums():
+            clock |= reach(message)
+        return clock
+
+    def find(self, choice: Choice) -> Found:
+        """The images of a choice that were learnt and not taken back yet.
+
+        Raises RecoveryError for another learner, SettingsError for a label that no image has.
+        """
+        clock, found, labels = self.clock(), Found(), set[str]()
+        committed = self.broker.committed(self.name, self.topics.images)
+        if note := next((position.note for position in committed.values() if position.note), ""):
+            raise RecoveryError(
+                f"group {self.name} learns with {note}, whose steps cannot be undone: only images that clearing has "
+                "learnt can be taken back"
+            )
+        gone = {(p, offset) for taken in taken_back(self.broker, self.topics, self.name).values()
+                for p, offsets in taken.items() for offset in offsets}  # fmt: skip
+        for message, image, label in self._labelled(committed):
+            labels.add(label)
+            if not choice.matches(message, image) or (message.partition, message.offset) in gone:
+                continue
+            if message.offset < clock.get(message.partition, 0):
+                found.messages.append(message)
+                found.classes[label] += 1
+            else:
+                found.later += 1
+        if choice.label is not None and choice.label not in labels:
+            raise SettingsError(
+                f"--label {choice.label!r}: topic {self.topics.images} holds no image with this label that group "
+                f"{self.name} has learnt; there are {_some(labels)}"
+            )
+        return found
+
+    def producer(self) -> Producer:
+        """Two that take back at the same time would take the same images back twice: the later one fences the other."""
+        return self.broker.producer(f"{self.topics.images}.{self.name}.retract")
+
+    def take_back(self, producer: Producer, found: Found) -> str:
+        """Write the retraction; its id. Raises SnapshotError if this program has another trunk."""
+        run, id = self.run(), uuid.uuid4().hex
+        learner = learner_of(Snapshot(Sums.zero(run.width), run.identity))
+        offsets = by_partition((m.partition, m.offset) for m in found.messages)
+        clock = {partition: max(some) + 1 for partition, some in offsets.items()}
+        retraction = Retraction(id, clock, sums_of(learner, found.messages))
+        entry = {"v": SCHEMA, "group": self.name, "id": id, "images": {str(p): some for p, some in offsets.items()}}
+        with producer.transaction() as transaction:
+            transaction.produce(encode(self.topics.sums(self.name).topic, run, retraction))
+            transaction.produce([Record(self.topics.updates, orjson.dumps(entry), _key(self.name))])
+        return id
+
+    def _labelled(self, committed: Mapping[Partition, Position]) -> Iterator[tuple[Message, ImageRecord, str]]:
+        """The images with a label that the topic has up to these positions, and the label."""
+        for partition, extent in self.broker.extents(self.topics.images).items():
+            stop = committed[partition].offset if partition in committed else 0
+            for message in self.broker.read(partition, extent.first, stop):
+                with suppress(RecordError):  # a dead letter
+                    image = decode(message.value, message.headers)
+                    if image.label is not None:
+                        yield message, image, image.label
+
+    def _sums(self) -> Iterator[Message]:
+        sums = self.topics.sums(self.name)
+        extent = self.broker.extents(sums.topic)[sums]
+        return self.broker.read(sums, extent.first, extent.end)
+
+
+def sums_of(learner: Clearing, messages: Iterable[Message]) -> Sums:
+    """What messages add."""
+    ledger: Ledger | None = None
+    for _, update in settled(learner, messages, SIZE):
+        ledger = ledger or Ledger(Sums.zero(update.products.shape[1]))
+        ledger.add(update.products, update.targets, update.labels, update.classes)
+    assert ledger, "there is at least one"
+    return ledger.total()
+
+
+def taken_back(broker: Broker, topics: Topics, group: str) -> Mapping[str, Offsets]:
+    """The images that were taken back, by the id of the retraction: the journal tells, and keeps."""
+    found: dict[str, Offsets] = {}
+    for partition, extent in broker.extents(topics.updates).items():
+        for message in broker.read(partition, extent.first, extent.end):
+            if message.key == _key(group):
+                entry: dict[str, Any] = orjson.loads(message.value)
+                found[entry["id"]] = {int(p): offsets for p, offsets in entry["images"].items()}
+    return found
+
+
+def by_partition(places: Iterable[tuple[int, int]]) -> Offsets:
+    """Offsets of each partition, in order."""
+    offsets: Offsets = {}
+    for partition, offset in sorted(places):
+        offsets.setdefault(partition, []).append(offset)
+    return offsets
+
+
+def _some(labels: set[str]) -> str:
+    shown = [repr(label) for label in sorted(labels)[:SHOWN]]
+    return ", ".join([*shown, "…"] if len(labels) > SHOWN else shown) or "none"
+
+
+def _key(group: str) -> bytes:
+    return f"{group}/retraction".encode()

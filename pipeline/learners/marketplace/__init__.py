@@ -1,0 +1,30 @@
+"""The learner ``paths``: Marketplace as published, and what makes it learn on a real stream."""
+
+from dataclasses import replace
+
+from pipeline.features import Backend, takes_blas
+from pipeline.learners.marketplace.base import Base
+from pipeline.learners.marketplace.network import Network, Shape
+from pipeline.learners.marketplace.terms import PUBLISHED, STREAM, Terms
+from pipeline.settings import Settings
+
+
+def make(shape: Shape, backend: Backend = "auto") -> Network:
+    """What computes the blocks of a network."""
+    if takes_blas(backend):
+        from pipeline.learners.marketplace.blas import BlasNetwork
+
+        return BlasNetwork(shape)
+    from pipeline.learners.marketplace.tinygrad import DeviceNetwork
+
+    return DeviceNetwork(shape)
+
+
+TERMS = {"paths": STREAM, "paths-published": PUBLISHED}
+"""Of each learner ``paths``, but for their seed."""
+
+
+def beginning(name: str, settings: Settings) -> tuple[Base, Terms]:
+    """What a learner ``paths`` of this name begins with, and keeps to. Raises SnapshotError."""
+    base = Base.read(settings.base).fresh() if settings.base else Base.untrained(Shape(), settings.seed)
+    return base, replace(TERMS[name], seed=settings.seed)

@@ -1,0 +1,169 @@
+"""The learner ``paths``: Marketplace as published, and with vendors of outputs.
+
+Its state is the base and the journal of its updates: whoever adds and clears the same updates in the same order, on
+the same kind of machine, has the same bits.
+
+This is the continual form of Fang-Pen Lin's articles: every image draws one random path through the vendors; its
+logits are the prediction served, and its loss is its vendors' outcome.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.learners import targets as losses
+from pipeline.learners.marketplace import draws as vendors
+from pipeline.learners.marketplace import settling as market
+from pipeline.learners.marketplace.base import Base
+from pipeline.learners.marketplace.model import Model, Round
+from pipeline.learners.marketplace.network import Floats, Network, flatten, linear, pixels
+from pipeline.learners.marketplace.settling import NO_SLOPES, Update
+from pipeline.learners.marketplace.terms import STREAM, Terms
+from pipeline.learners.protocol import MostLikely
+
+Doubles = NDArray[np.float64]
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Quotes(MostLikely):
+    """What the market answers for n images, before their labels are known.
+
+    ``products`` float32[n, D] are those offered to the last spec, ``logits`` float32[n, C], ``classes`` the C names,
+    ``vendor`` int64[3, n] the path of each image, among the vendors of ``generation``.
+    """
+
+    products: Floats
+    logits: Floats
+    classes: tuple[str, ...]
+    vendor: Integers
+    generation: int
+
+
+class Paths:
+    """Vendors of three specs, paths through them, and steps towards those that did well.
+
+    Parameters
+    ----------
+    base
+        Where to begin: a trained model, or ``Base.untrained``.
+    network
+        What computes the blocks; of the base's shape.
+    terms
+        Vendors and step sizes. A journal is replayed with those that it was made with.
+    loss
+        Scalar loss that pays the vendors.
+    """
+
+    def __init__(self, base: Base, network: Network, terms: Terms, loss: losses.Loss = losses.cross_entropy) -> None:
+        self._model = Model(base, terms)
+        self._network, self._terms, self._loss = network, terms, loss
+        self._pending: list[Update] = []
+        self._round = self._model.round()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Every class that became weights, in the order of appearance."""
+        return self._model.classes
+
+    @property
+    def images(self) -> int:
+        """Images that became weights."""
+        return sum(self._model.counts.values())
+
+    @property
+    def generation(self) -> int:
+        """Updates that became weights."""
+        return self._model.generation
+
+    def base(self) -> Base:
+        """The leaders as they are now, without their vendors."""
+        return self._model.base()
+
+    def quote(self, images: NDArray[np.uint8]) -> Quotes:
+        """Forward only: ``uint8[n, 28, 28]``, every image by a path of its own."""
+        offered = self._round
+        vendor = np.array([self._path(offered, spec, len(images)) for spec in range(3)])
+        products = pixels(images)
+        for spec in range(2):
+            products = self._through(spec, offered.parameters[spec], products, vendor[spec])
+        flat = flatten(products)
+        logits = np.zeros((len(images), len(offered.classes)), np.float32)
+        for v, parameters in enumerate(offered.parameters[2]):
+            logits[vendor[2] == v] = linear(parameters, flat[vendor[2] == v])
+        return Quotes(flat, logits, offered.classes, vendor, offered.generation)
+
+    def settle(self, quotes: Quotes, labels: Sequence[str | None]) -> Update:
+        """What the losses of the labelled images say. Changes nothing."""
+        places = np.array([i for i, label in enumerate(labels) if label is not None], np.int64)
+        names = [label for label in labels if label is not None]
+        classes = tuple(dict.fromkeys([*quotes.classes, *names]))
+        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is set apart below
+            paid, slopes = self._losses(quotes, places, losses.columns(names, classes), len(classes))
+        sound = np.isfinite(paid) & np.isfinite(slopes).all(axis=1)
+        good, settled = places[sound], [names[i] for i in sound.nonzero()[0]]
+        weights = market.weights(settled, self._model.counts) if self._terms.label_weights else np.ones(len(settled))
+        weighted, vendors_of = weights * paid[sound], self._terms.vendors
+        return Update(
+            quotes.generation,
+            classes,
+            len(quotes.classes),
+            dict(Counter(settled)),
+            tuple(market.coefficients(weighted, quotes.vendor[s, good], vendors_of[s]) for s in self._terms.traded),
+            *self._sums(weights[:, None] * slopes[sound], quotes.products[good]),
+            unsound=tuple(places[~sound].tolist()),
+        )
+
+    def add(self, update: Update) -> None:
+        """What was found becomes weights at the next clearing."""
+        self._pending.append(update)
+
+    def clear(self) -> bool:
+        """State becomes weights, update by update, each a generation; whether there was any."""
+        updates, self._pending = self._pending, []
+        for update in updates:
+            self._model.apply(update)
+        if updates:
+            self._round = self._model.round()
+        return bool(updates)
+
+    def _path(self, offered: Round, spec: int, images: int) -> Integers:
+        """The vendor of a spec that each image goes to: ``int64[images]``."""
+        offers = len(offered.parameters[spec])
+        return vendors.path(images, offers, self._terms.seed, offered.generation, spec)
+
+    def _through(self, spec: int, parameters: Floats, products: Floats, vendor: Integers) -> Floats:
+        """Every image through its vendor of a spec: one batch, in which the images of a vendor lie side by side."""
+        offers = len(parameters)
+        order = np.argsort(vendor, kind="stable")
+        places = np.zeros((offers, -(-len(products) // offers)), np.int64)
+        filled = np.arange(places.shape[1]) < np.bincount(vendor, minlength=offers)[:, None]
+        places[filled] = order
+        made = self._network.block(spec, parameters, products[places])
+        result = np.empty((len(products), *made.shape[2:]), np.float32)
+        result[order] = made[filled]
+        return result
+
+    def _losses(self, quotes: Quotes, places: Integers, labels: Integers, classes: int) -> tuple[Doubles, Doubles]:
+        """The loss of each path, and the slopes that vendors of outputs find."""
+        if not len(places):
+            return np.zeros(0), np.zeros((0, classes))
+        logits = market.widened(quotes.logits[places], classes)
+        paid = self._loss(logits, labels)
+        if self._terms.last == "parameters":
+            return paid, np.zeros((len(places), 0))
+        bids = vendors.bids(len(quotes.logits), self._terms.vendors[2], classes, self._terms.seed, quotes.generation)
+        return paid, market.slopes(logits, labels, bids[places], self._loss)
+
+    def _sums(self, slopes: Doubles, products: Floats) -> tuple[Floats, Floats]:
+        if self._terms.last == "parameters" or not len(products):
+            return NO_SLOPES
+        return market.sums(slopes, products)
+
+
+def leaders(base: Base, network: Network) -> Paths:
+    """A learner that serves the leaders alone: in ``STREAM`` nothing that vendors perturb reaches the logits."""
+    return Paths(base, network, STREAM)

@@ -1,0 +1,1 @@
+"""What people see: scores, metrics, the page that Prometheus scrapes. Imports records."""

@@ -1,0 +1,1 @@
+"""Bytes on topics: images, predictions, the journal, dead letters. Imports the broker."""

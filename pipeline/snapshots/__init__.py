@@ -1,0 +1,1 @@
+"""Models on disk, and predicting with one. Imports learners."""

@@ -1,0 +1,117 @@
+"""Classify image files with what was learnt.
+
+    python -m pipeline.snapshots.predict --snapshot S IMAGE...
+
+Prints the file, the predicted class and the runner-up with their scores (of ``clearing`` 0 to 1 mostly: the ridge
+regression of "is this the class"; of ``paths`` logits).
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from PIL import Image
+from rich.console import Console
+from rich.table import Column, Table
+
+from pipeline import cli
+from pipeline.errors import RecordError, SnapshotError
+from pipeline.features import Filters, make
+from pipeline.features.filters import SIDE
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.identity import Identity, Parts, PathsIdentity
+from pipeline.learners.marketplace import make as make_network
+from pipeline.learners.marketplace.base import Base
+from pipeline.learners.marketplace.learner import leaders
+from pipeline.learners.protocol import AnyLearner
+from pipeline.snapshots import snapshot as snapshots
+from pipeline.snapshots.snapshot import Snapshot
+
+
+def learner_of(snapshot: Snapshot) -> Clearing:
+    """The learner ``clearing`` that wrote a snapshot, ready to serve.
+
+    Raises SnapshotError if another learner wrote it, or this program's trunk differs.
+    """
+    sums, identity = snapshot.sums, snapshot.identity
+    assert isinstance(identity, Identity)
+    filters = Filters(int(identity.seed), int(identity.filters))
+    _check(identity, Identity.of(filters, identity.loss))
+    learner = Clearing(make(filters), sums)
+    learner.clear()
+    return learner
+
+
+def serving(snapshot: Snapshot) -> AnyLearner:
+    """A learner that serves what a snapshot holds. Raises SnapshotError if this program's version differs."""
+    if not isinstance(snapshot.model, Base):
+        return learner_of(snapshot)
+    identity = snapshot.identity
+    assert isinstance(identity, PathsIdentity)
+    _check(identity, PathsIdentity(identity.base, identity.seed, identity.terms))
+    return leaders(snapshot.model, make_network(snapshot.model.shape))
+
+
+def _check(identity: Parts, here: Parts) -> None:
+    if here != identity:
+        raise SnapshotError(f"the snapshot is of another version: {identity.difference(here)}")
+
+
+def load(path: Path) -> NDArray[np.uint8]:
+    """A file as ``uint8[28, 28]``, made grey. Raises RecordError if it is no image or has another size."""
+    try:
+        with warnings.catch_warnings(action="error"), Image.open(path) as image:
+            if image.size != (SIDE, SIDE):
+                raise RecordError("shape", f"{path}: {image.size[0]}×{image.size[1]} pixels; {SIDE}×{SIDE} are needed")
+            return np.asarray(image.convert("L"))
+    except RecordError:
+        raise
+    except Exception as error:  # a damaged file makes Pillow raise almost anything
+        raise RecordError("pixels", f"{path}: cannot be read as an image: {error}") from error
+
+
+def predict(learner: AnyLearner, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
+    """For each image the predicted class and the scores of all, best first."""
+    quotes = learner.quote(np.stack(images))
+    results = []
+    for row in quotes.logits:
+        best = np.argsort(-row)
+        results.append(
+            {"predicted": quotes.classes[best[0]], "scores": {quotes.classes[i]: float(row[i]) for i in best}}
+        )
+    return results
+
+
+def main() -> int:
+    parser = cli.parser("Classify image files (28×28) with what was learnt.")
+    parser.add_argument("--snapshot", type=Path, required=True, metavar="S", help="file that a learner wrote")
+    parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
+    arguments = parser.parse_args()
+    snapshot = snapshots.read(arguments.snapshot)
+    if not snapshot.images:
+        raise SnapshotError(f"{arguments.snapshot}: nothing was learnt yet")
+    pixels = [load(path) for path in arguments.images]
+    results = predict(serving(snapshot), pixels)
+    named = [{"image": str(path), **result} for path, result in zip(arguments.images, results, strict=True)]
+    if arguments.json:
+        sys.stdout.write(orjson.dumps(named).decode() + "\n")
+    else:
+        Console().print(_table(named))
+    return 0
+
+
+def _table(results: list[dict[str, Any]]) -> Table:
+    table = Table(Column("image", overflow="fold"), "class", "score", "runner-up", "score")
+    for result in results:
+        best = [f"{text}" for name, score in list(result["scores"].items())[:2] for text in (name, f"{score:.2f}")]
+        table.add_row(result["image"], *best)
+    return table
+
+
+if __name__ == "__main__":
+    cli.run(main)

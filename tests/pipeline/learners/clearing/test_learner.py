@@ -1,0 +1,212 @@
+"""The learner learns, and one digest proves that nothing but the images matters."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pipeline.features import Filters, Trunk, make
+from pipeline.learners import targets as market
+from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.sums import Sums
+from tests.pipeline.synthetic import CLASSES, stream
+
+FILTERS = Filters(seed=0, count=4)
+TRUNK = make(FILTERS, "blas")
+
+Images = NDArray[np.uint8]
+
+
+def new(trunk: Trunk = TRUNK, loss: market.Loss = market.squared) -> Clearing:
+    return Clearing(trunk, Sums.zero(FILTERS.width), loss=loss)
+
+
+def learn(learner: Clearing, images: Images, labels: Sequence[str | None], batch: int = 64) -> list[str | None]:
+    """Predict, then learn; the predictions."""
+    predictions: list[str | None] = []
+    for start in range(0, len(images), batch):
+        quotes = learner.quote(images[start : start + batch])
+        predictions += quotes.predictions()
+        learner.add(learner.settle(quotes, labels[start : start + batch]))
+        learner.clear()
+    return predictions
+
+
+def digest(learner: Clearing) -> str:
+    return learner.sums().digest("identity")
+
+
+def test_it_learns_while_it_serves() -> None:
+    images, labels = stream(1500)
+    predictions = learn(new(), images, labels)
+    assert predictions[:64] == [None] * 64
+    assert np.mean([p == label for p, label in zip(predictions[1000:], labels[1000:], strict=True)]) > 0.95
+
+
+def test_any_order_and_batch_size_gives_the_same_digest() -> None:
+    images, labels = stream(700)
+    order = np.random.default_rng(1).permutation(700)
+    one, other = new(), new()
+    learn(one, images, labels, batch=64)
+    learn(other, images[order], [labels[i] for i in order], batch=300)
+    assert digest(one) == digest(other)
+
+
+def test_blas_and_tinygrad_give_the_same_digest() -> None:
+    images, labels = stream(300)
+    one, other = new(), new(make(FILTERS, "tinygrad", 64))
+    learn(one, images, labels)
+    learn(other, images, labels)
+    assert digest(one) == digest(other)
+
+
+def test_three_learners_added_up_are_one() -> None:
+    images, labels = stream(600)
+    whole, parts = new(), [new() for _ in range(3)]
+    learn(whole, images, labels)
+    for i, part in enumerate(parts):
+        learn(part, images[i::3], labels[i::3])
+    merged = parts[0].sums() + parts[1].sums() + parts[2].sums()
+    assert merged.digest("identity") == digest(whole)
+    again = Clearing(TRUNK, merged)
+    again.clear()
+    whole_again = Clearing(TRUNK, whole.sums())
+    whole_again.clear()
+    assert np.allclose(again.quote(images).logits.sum(), whole_again.quote(images).logits.sum(), rtol=1e-3)
+
+
+def test_images_that_are_taken_back_were_never_there() -> None:
+    images, labels = stream(500)
+    learner, kept = new(), new()
+    learn(learner, images, labels)
+    learn(kept, images[:400], labels[:400])
+    update = learner.settle(learner.quote(images[400:]), labels[400:])
+    taken = Ledger(Sums.zero(FILTERS.width))
+    taken.add(update.products, update.targets, update.labels, update.classes)
+    assert (learner.sums() - taken.total()).digest("identity") == digest(kept)
+
+
+def test_what_it_adds_it_can_take_back_and_what_others_found_it_can_add() -> None:
+    images, labels = stream(500)
+    learner, kept, other = new(), new(), new()
+    learn(kept, images[:300], labels[:300])
+    learn(other, images[300:], labels[300:])
+    learn(learner, images[:300], labels[:300])
+    update = learner.settle(learner.quote(images[300:]), labels[300:])
+    learner.add(update)
+    learner.remove(update)
+    learner.add_sums(other.sums())
+    learner.remove_sums(other.sums())
+    assert digest(learner) == digest(kept)
+
+
+def test_a_class_that_is_taken_back_as_a_whole_is_never_predicted_again() -> None:
+    images, labels = stream(600)
+    learner, one = new(), new()
+    learn(learner, images, labels)
+    mine = [i for i, label in enumerate(labels) if label == CLASSES[0]]
+    learn(one, images[mine], [CLASSES[0]] * len(mine))
+    learner.remove_sums(one.sums())
+    assert learner.clear()
+    assert learner.quote(images).classes == tuple(name for name in learner.classes if name != CLASSES[0])
+
+
+def test_a_class_never_seen_before_needs_no_restart() -> None:
+    images, labels = stream(600, classes=CLASSES[:2])
+    learner = new()
+    learn(learner, images, labels)
+    assert learner.classes == tuple(dict.fromkeys(labels))
+    more, names = stream(400, seed=1)
+    predictions = learn(learner, more, names)
+    assert set(learner.classes) == set(CLASSES)
+    late = [p == label for p, label in zip(predictions[256:], names[256:], strict=True) if label in CLASSES[2:]]
+    assert np.mean(late) > 0.9
+
+
+def test_nothing_is_forgotten_when_classes_come_one_after_another() -> None:
+    learner = new()
+    for name in CLASSES:
+        images, labels = stream(300, seed=ord(name[0]), classes=(name,))
+        learn(learner, images, labels)
+    test, truth = stream(300, seed=9)
+    assert np.mean([p == t for p, t in zip(learner.quote(test).predictions(), truth, strict=True)]) > 0.95
+
+
+def test_images_without_a_label_are_predicted_and_not_learnt() -> None:
+    images, labels = stream(400)
+    half: list[str | None] = [label if i % 2 else None for i, label in enumerate(labels)]
+    all_seen, labelled_only = new(), new()
+    assert len(learn(all_seen, images, half)) == 400
+    learn(labelled_only, images[1::2], labels[1::2])
+    assert digest(all_seen) == digest(labelled_only)
+
+
+def test_settling_changes_nothing_before_it_is_added() -> None:
+    images, labels = stream(100)
+    learner = new()
+    learn(learner, images, labels)
+    before = digest(learner)
+    learner.settle(learner.quote(images), labels)
+    assert digest(learner) == before
+
+
+def test_an_empty_micro_batch_changes_nothing() -> None:
+    images, labels = stream(100)
+    knowing = new()
+    learn(knowing, images, labels)
+    before = digest(knowing)
+    assert learn(knowing, images[:0], []) == []
+    knowing.add(knowing.settle(knowing.quote(images[:0]), []))
+    assert digest(knowing) == before
+    learner = new()
+    assert learn(learner, np.empty((0, 28, 28), np.uint8), []) == []
+    learner.add(learner.settle(learner.quote(np.empty((0, 28, 28), np.uint8)), []))
+    assert digest(learner) == digest(new())
+    assert not learner.clear()
+
+
+@pytest.mark.parametrize("poison", [np.nan, np.inf])
+def test_losses_that_are_not_finite_never_reach_the_sums(poison: float) -> None:
+    images, labels = stream(200)
+
+    def loss(h: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
+        result = market.squared(h, y)
+        result[y == 1] = poison
+        return result
+
+    learner, sound = new(loss=loss), new()
+    update = learner.settle(learner.quote(images), labels)
+    second = list(dict.fromkeys(labels))[1]
+    assert update.unsound == tuple(i for i, label in enumerate(labels) if label == second)
+    learner.add(update)
+    kept = [i for i, label in enumerate(labels) if label != second]
+    learn(sound, images[kept], [labels[i] for i in kept])
+    assert digest(learner) == digest(sound)
+
+
+def test_it_learns_from_another_loss_too() -> None:
+    images, labels = stream(1500)
+    predictions = learn(new(loss=market.cross_entropy), images, labels)
+    assert np.mean([p == label for p, label in zip(predictions[1000:], labels[1000:], strict=True)]) > 0.9
+
+
+def test_clearings_are_counted() -> None:
+    images, labels = stream(600)
+    learner = new()
+    learn(learner, images, labels, batch=100)
+    assert 0 < learner.generation < 6
+
+
+@pytest.mark.parametrize("more", [0, 1])
+def test_what_was_added_beyond_sums_is_told_by_its_images_if_they_are_few(more: int) -> None:
+    learner = new()
+    learn(learner, *stream(64))
+    before = learner.sums()
+    images, labels = stream(before.width // 2 + more, seed=1)
+    update = learner.settle(learner.quote(images), labels)
+    learner.add(update)
+    beyond = learner.beyond(before, [update])
+    assert (beyond.few is None) == bool(more)
+    assert beyond.digest("x") == (learner.sums() - before).digest("x")
