@@ -1,1 +1,1 @@
-"""Many learners, one model: who owns which partition, what is published, how partitions change hands. Imports learners."""
+"""Many learners, one model: who owns a partition, what is published, how partitions change hands. Imports learners."""
