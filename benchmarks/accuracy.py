@@ -21,7 +21,7 @@ from benchmarks.learners.table import LEARNERS, digest, make
 from pipeline import cli
 from pipeline.data import datasets, scenario
 from pipeline.data.datasets import CLASSES, DIGITS, FASHION
-from pipeline.data.stream import Plan, load_splits, plan
+from pipeline.data.stream import Stream, load_splits, make_stream
 from pipeline.features import takes_blas
 from pipeline.learners.protocol import AnyLearner
 from pipeline.monitoring.scores import ClassScore, Scores
@@ -103,9 +103,9 @@ class HeldOut:
 
 
 class Run:
-    """One pass of a learner over a plan: predict, then learn, a micro-batch at a time."""
+    """One pass of a learner over a stream: predict, then learn, a micro-batch at a time."""
 
-    def __init__(self, learner: AnyLearner, stream: Plan, window: int) -> None:
+    def __init__(self, learner: AnyLearner, stream: Stream, window: int) -> None:
         self.learner, self.stream = learner, stream
         self.prequential, self.last, self.scores = Outcomes(), Outcomes(), Scores(window)
         self.seconds = self.processor_seconds = 0.0
@@ -219,7 +219,7 @@ def measure(name: str, learner_name: str, seed: int, images: int | None, setting
     """
     settings = settings.model_copy(update={"seed": seed})
     drawn = scenario.load(name, seed=seed, images=images)
-    stream = plan(drawn, load_splits(drawn, settings))
+    stream = make_stream(drawn, load_splits(drawn, settings))
     run = Run(make(learner_name, settings), stream, settings.window)
     held_out = HeldOut(settings, drawn.labels)
     phases = PhaseWatch(run, held_out)
@@ -270,7 +270,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--scenario", default="mixed", metavar="NAME", help="a shipped scenario, or a path")
     parser.add_argument("--learner", dest="name", default="clearing", choices=list(LEARNERS))
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="moves stream and trunk (default: 0)")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="moves stream and features (default: 0)")
     parser.add_argument("--images", type=int, metavar="N", help="first N images; past the end the last phase goes on")
     return parser.parse_args()
 

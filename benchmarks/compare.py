@@ -175,7 +175,7 @@ def costs(results: Sequence[Result]) -> Iterable[str]:
             speed = f"{np.mean(speeds):.2f}" if speeds else "–"
             size = np.mean([r["state_bytes"] for r in mine]) / 1e6
             passes = f"{entry.forward} | {entry.backward}"
-            yield f"| `{learner}` | {entry.about} | {entry.trunk} | {passes} | {speed} | {size:.2f} MB |"
+            yield f"| `{learner}` | {entry.about} | {entry.features} | {passes} | {speed} | {size:.2f} MB |"
     yield ""
     yield from elsewhere(results)
 
@@ -200,7 +200,7 @@ the range where there are several. Bold: the best of a column.
 - *forgotten*: test accuracy on the classes of a phase when it ended, less that at the end of the stream; mean over
   classes. Below zero they became better. A learner that never knew a class has nothing to forget.
 - *forward*, *backward*: passes for an image that is predicted and learnt from. *speed*: images a second, relative to
-  only predicting with the same network (that is `frozen` on the same trunk), by processor time in the same process.
+  only predicting with the same network (that is `frozen` on the same features), by processor time in the same process.
   *state*: what must be kept to go on learning, weights included.
 """
 

@@ -30,12 +30,12 @@ from deploy.local.kafka import Server
 from pipeline import cli
 from pipeline.broker import Record, connect
 from pipeline.data import scenario
-from pipeline.data.stream import Plan, load_splits, plan
-from pipeline.features import Filters, Trunk, make
-from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.data.stream import Stream, load_splits, make_stream
+from pipeline.features import Features, Filters, make
+from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.records.images import encode
 from pipeline.settings import Settings
 from tests.simulation.check import on_all_cores
@@ -98,12 +98,12 @@ class Digests:
     def __init__(self, settings: Settings, images: int) -> None:
         self.filters = Filters(0, settings.filters)
         self.stream = mixed(settings, images)
-        self.trunk = make(self.filters, "blas")
-        self.identity = Identity.of(self.filters).digest
+        self.features = make(self.filters, "blas")
+        self.identity = ClearingIdentity.of(self.filters).digest
 
-    def sums(self, places: Sequence[int], batch: int = BATCH, trunk: Trunk | None = None) -> Sums:
+    def sums(self, places: Sequence[int], batch: int = BATCH, features: Features | None = None) -> Sums:
         """What a learner of the images at these places comes to."""
-        learner = Clearing(trunk or self.trunk, Sums.zero(self.filters.width))
+        learner = Clearing(features or self.features, Sums.zero(self.filters.width))
         for start in range(0, len(places), batch):
             some = places[start : start + batch]
             images = np.concatenate([self.stream.images(i, i + 1) for i in some])
@@ -113,12 +113,12 @@ class Digests:
 
     def taken_back(self, places: Sequence[int]) -> Sums:
         """What a learner of all images would come to, less these."""
-        learner = Clearing(self.trunk, Sums.zero(self.filters.width))
+        learner = Clearing(self.features, Sums.zero(self.filters.width))
         images = np.concatenate([self.stream.images(i, i + 1) for i in places])
         update = learner.settle(learner.quote(images), [self.stream.labels[i] for i in places])
-        ledger = Ledger(Sums.zero(self.filters.width))
-        ledger.add(update.products, update.targets, update.labels, update.classes)
-        return self.sums(range(len(self.stream))) - ledger.total()
+        accumulator = Accumulator(Sums.zero(self.filters.width))
+        accumulator.add(update.products, update.targets, update.labels, update.classes)
+        return self.sums(range(len(self.stream))) - accumulator.total()
 
 
 def digest(settings: Settings, _: argparse.Namespace) -> Iterator[Line]:
@@ -132,7 +132,7 @@ def digest(settings: Settings, _: argparse.Namespace) -> Iterator[Line]:
         "micro-batches of 100": lambda: d.sums(places, 100),
         "three learners added up": lambda: parts[0] + parts[1] + parts[2],
         "1,000 images more, taken back": lambda: d.taken_back(range(images, images + extra)),
-        "tinygrad instead of BLAS": lambda: d.sums(places, trunk=make(d.filters, "tinygrad", BATCH)),
+        "tinygrad instead of BLAS": lambda: d.sums(places, features=make(d.filters, "tinygrad", BATCH)),
     }
     expected = d.sums(places).digest(d.identity)
     for name, way in ways.items():
@@ -263,9 +263,9 @@ def speeds(settings: Settings, _: argparse.Namespace) -> Iterator[Line]:
                r["late_megabytes"] <= 1.05 * r["early_megabytes"])  # fmt: skip
 
 
-def mixed(settings: Settings, images: int) -> Plan:
+def mixed(settings: Settings, images: int) -> Stream:
     chosen = scenario.load("mixed", images=images)
-    return plan(chosen, load_splits(chosen, settings))
+    return make_stream(chosen, load_splits(chosen, settings))
 
 
 PARTS = {

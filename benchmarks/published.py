@@ -22,7 +22,11 @@ from pipeline.data.scenario import load
 from pipeline.errors import SettingsError
 from pipeline.settings import Settings
 
-RUNS = (("published-stream", "paths-published"), ("published-stream", "paths"), ("published", "paths-published"))
+RUNS = (
+    ("published-stream", "marketplace-published"),
+    ("published-stream", "marketplace"),
+    ("published", "marketplace-published"),
+)
 """Scenarios and learners, the long one last."""
 
 Result = dict[str, Any]
@@ -48,7 +52,7 @@ def draw(every: Sequence[Result], path: Path) -> None:
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     for axes, scenario in zip(figure.subplots(1, 2, sharey=True), ("published", "published-stream"), strict=True):
         for r in (r for r in every if r["scenario"] == scenario):
-            colour = "C0" if r["learner"] == "paths-published" else "C3"
+            colour = "C0" if r["learner"] == "marketplace-published" else "C3"
             for what, style in (("dress", "-"), ("digits", ":")):
                 after = {"0": r[f"base_{what}"], **r[f"held_out_{what}_after"]}
                 steps = [int(n) for n in after]

@@ -26,7 +26,7 @@ from scipy.linalg.blas import ssyrk
 from pipeline import cli
 from pipeline.cores import blas_on_all_cores
 from pipeline.data import scenario
-from pipeline.data.stream import Plan, load_splits, plan
+from pipeline.data.stream import Stream, load_splits, make_stream
 from pipeline.features import Filters, make
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
@@ -41,7 +41,7 @@ PIECE = 15_360
 """Images from one part of learning to the next: whole squares of 1,024, so that none is cut in two."""
 
 
-def batches(stream: Plan, start: int, stop: int) -> Iterator[tuple[Any, Any]]:
+def batches(stream: Stream, start: int, stop: int) -> Iterator[tuple[Any, Any]]:
     for i in range(start, stop, BATCH):
         yield stream.images(i, min(i + BATCH, stop)), stream.labels[i : min(i + BATCH, stop)]
 
@@ -59,7 +59,7 @@ def predict(learner: Clearing, scores: Scores, images: Any, labels: Any) -> None
     scores.add(zip(labels, learner.quote(images).predictions(), strict=True))
 
 
-def timed(work: Callable[[Any, Any], None], stream: Plan, start: int, stop: int) -> float:
+def timed(work: Callable[[Any, Any], None], stream: Stream, start: int, stop: int) -> float:
     """Seconds for a stretch of the stream."""
     begun = time.perf_counter()
     for images, labels in batches(stream, start, stop):
@@ -174,12 +174,12 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def drawn(name: str, images: int, settings: Settings) -> Plan:
+def drawn(name: str, images: int, settings: Settings) -> Stream:
     """A stream; ``long`` is the mixed one, gone through again and again."""
     chosen = scenario.load("mixed", images=None if name == "long" else images)
     if name == "long":
         chosen = chosen.model_copy(update={"repeat": True}).first(images)
-    return plan(chosen, load_splits(chosen, settings))
+    return make_stream(chosen, load_splits(chosen, settings))
 
 
 def measure(settings: Settings) -> dict[str, float]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from consumers.job import Job
+from consumers.job import MicroBatch
 from consumers.recovery.state import State
 from pipeline.broker import Broker, Member, Partition, Position, Record
 from pipeline.errors import OutcomeUnknownError
@@ -28,7 +28,7 @@ class Committer:
         self._producer = broker.producer(transactional_id)
         self._topics, self._metrics, self._state = topics, metrics, state
 
-    def commit(self, job: Job) -> None:
+    def commit(self, job: MicroBatch) -> None:
         """Predictions, dead letters, journal, what is published, and positions."""
         records = [*job.records(self._topics), *self._state.encoded(job.publication)]
         self._transact(records, job.reading.member, job.publication.positions)

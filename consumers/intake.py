@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from pipeline.broker import Consumer, Member, Message, Partition
 from pipeline.records import topics as t
-from pipeline.records.batch import Batch
+from pipeline.records.batch import Decoded
 
 LAG_SECONDS = 1.0
 """How often to look how far behind it is, while records flow."""
@@ -21,13 +21,13 @@ class Reading:
     """
 
     messages: list[Message]
-    batch: Batch
+    batch: Decoded
     ends: Mapping[Partition, int]
     member: Member
     rebalancing: bool = False
 
 
-class Intake:
+class MicroBatchReader:
     """Reads from consumers; ``lag`` tells how many records were not read yet, by partition."""
 
     def __init__(self, batch_wait: float) -> None:
@@ -45,7 +45,7 @@ class Intake:
         while messages and len(messages) < most and (left := deadline - time.monotonic()) > 0:
             messages += _poll(consumer, most - len(messages), left)
         self._look_at_lag(consumer, bool(messages))
-        batch, ends = Batch.of(messages, known), t.ends(messages)
+        batch, ends = Decoded.of(messages, known), t.ends(messages)
         return Reading(messages, batch, ends, consumer.member, consumer.rebalancing)
 
     def _look_at_lag(self, consumer: Consumer, flows: bool) -> None:

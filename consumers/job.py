@@ -12,33 +12,33 @@ from consumers.intake import Reading
 from pipeline.broker import Message, Record
 from pipeline.errors import RecordError
 from pipeline.group.membership import Publication
-from pipeline.learners.protocol import MostLikely
+from pipeline.learners.protocol import Quotes
 from pipeline.records import topics as t
-from pipeline.records.batch import Batch
+from pipeline.records.batch import Decoded
 
 BEST = 5
 """Scores in a prediction: with a thousand classes, all of them would be 16 kB an image."""
 
 
 @dataclass(frozen=True)
-class Job:
+class MicroBatch:
     """A micro-batch that was quoted and settled: what is to be committed, and then remembered.
 
-    ``clock`` is where each partition stood before it, ``told`` what the journal is to tell of the update besides.
+    ``clock`` is where each partition stood before it, ``journal_fields`` what the journal holds of the update besides.
     """
 
     reading: Reading
-    quotes: MostLikely
+    quotes: Quotes
     predictions: list[str | None]
     update: Any
     generation: int
     clock: Mapping[int, int]
     publication: Publication[Any]
     learnt: bool
-    told: Mapping[str, Any]
+    journal_fields: Mapping[str, Any]
 
     @property
-    def batch(self) -> Batch:
+    def batch(self) -> Decoded:
         return self.reading.batch
 
     @property
@@ -91,12 +91,12 @@ class Job:
             "generation": self.generation,
             "learnt": self.learnt,
             "time": time.time(),
-            **self.told,
+            **self.journal_fields,
         }
         return t.journal(topics.updates, self.reading.member.group, entry)
 
 
-def _best(quotes: MostLikely) -> list[dict[str, float]]:
+def _best(quotes: Quotes) -> list[dict[str, float]]:
     """The largest logits of each image, largest first, by class."""
     best = np.argsort(-quotes.logits, axis=1, kind="stable")[:, :BEST]
     names = np.array(quotes.classes, object)[best].tolist()

@@ -22,8 +22,8 @@ from prometheus_client import CollectorRegistry
 from rich.console import Console
 
 from consumers.display import Display, class_table, summary
-from consumers.recovery.clearing import SumsRecovery
-from consumers.recovery.marketplace import PathsRecovery
+from consumers.recovery.clearing import ClearingRecovery
+from consumers.recovery.marketplace import MarketplaceRecovery
 from consumers.recovery.state import Recovery, State
 from consumers.worker import Worker
 from pipeline import cli
@@ -85,9 +85,11 @@ def main(command_line: Sequence[str] | None = None) -> int:
 
 def _base(settings: Settings, path: Path | None, freeze: bool, folder: Folder) -> Snapshot | None:
     if settings.base and settings.learner == "clearing":
-        raise SettingsError(f"--base {settings.base}: clearing begins with a --snapshot; --base is for --learner paths")
+        raise SettingsError(
+            f"--base {settings.base}: clearing begins with a --snapshot; --base is for --learner marketplace"
+        )
     if path and not freeze and settings.learner != "clearing":
-        raise SettingsError(f"--snapshot {path}: paths begins with a --base, which may be one of its snapshots")
+        raise SettingsError(f"--snapshot {path}: marketplace begins with a --base, which may be one of its snapshots")
     if path:
         return snapshots.read(path)
     base = folder.newest() if freeze else None
@@ -111,8 +113,8 @@ def work(
     metrics = Metrics(CollectorRegistry())
     name = _transactional_id(broker, topics, group)
     worker = Worker(broker, topics, name, metrics, None if arguments.freeze else folder, settings)
-    kind = SumsRecovery if settings.learner == "clearing" else PathsRecovery
-    recovery = kind(broker, topics, group, folder, base, arguments.freeze, settings, worker.came_round)
+    kind = ClearingRecovery if settings.learner == "clearing" else MarketplaceRecovery
+    recovery = kind(broker, topics, group, folder, base, arguments.freeze, settings, worker.heartbeat)
     display = Display(worker)
     with ExitStack() as shown:
         address = settings.metrics_host, settings.metrics_port
@@ -193,7 +195,7 @@ def _sessions(stop: threading.Event, worker: Worker, metrics: Metrics) -> Iterat
 
     yield session()
     while not stop.wait(delay):
-        worker.came_round()
+        worker.heartbeat()
         metrics.reconnects.inc()
         yield session()
 

@@ -5,7 +5,7 @@ No clock: times are seconds, on the clock of whoever asks. ``benchmarks.scale`` 
 
 import math
 
-FIRST_BITE = 32
+FIRST_LIMIT = 32
 """Records that a group which knows nothing takes at once."""
 
 ALONE, MANY = 2, 8
@@ -24,7 +24,7 @@ DELETE_SECONDS = 10.0
 """What a base covers is deleted so long after it was read: who has not read it yet must begin anew."""
 
 
-def bite(batch_size: int, seen: int, share: float) -> int:
+def batch_limit(batch_size: int, seen: int, share: float) -> int:
     """The most records for the next micro-batch of a learner with so large a share of the partitions.
 
     Those of a micro-batch are predicted without what the others teach. So at first a learner that is alone takes half
@@ -32,7 +32,7 @@ def bite(batch_size: int, seen: int, share: float) -> int:
     what the others have on the way is lacking too.
     """
     together = seen / (ALONE * share + MANY * (1 - share))
-    return min(batch_size, max(1, math.ceil(max(FIRST_BITE, together) * share)))
+    return min(batch_size, max(1, math.ceil(max(FIRST_LIMIT, together) * share)))
 
 
 class Pace:

@@ -12,7 +12,7 @@ from pipeline.snapshots.snapshot import Folder, Snapshot
 log = logging.getLogger(__name__)
 
 
-class Saver:
+class SnapshotWriter:
     """Snapshots of one learner.
 
     Parameters

@@ -1,7 +1,7 @@
 """The loop of the learner: quote, score, settle, clear; one transaction for each micro-batch.
 
 While a micro-batch is being committed, the next one is read and quoted. (Another thread could read ahead; it would
-hold the interpreter, and so all threads of the trunk, for longer than it saves.) Memory moves only after the commit,
+hold the interpreter, and so all threads of the features, for longer than it saves.) Memory moves only after the commit,
 so that at any moment a crash leaves what the broker holds and nothing else. Whenever the group changes, all of this
 comes to an end first, and partitions are taken over.
 """
@@ -14,11 +14,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from consumers.committer import Committer
-from consumers.intake import Intake, Reading
-from consumers.job import Job
-from consumers.pace import Deletion, Pace, bite
+from consumers.intake import MicroBatchReader, Reading
+from consumers.job import MicroBatch
+from consumers.pace import Deletion, Pace, batch_limit
 from consumers.recovery.state import State
-from consumers.snapshot_writer import Saver
+from consumers.snapshot_writer import SnapshotWriter
 from pipeline.broker import Broker, Consumer
 from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError
 from pipeline.group.takeover import read, take_over
@@ -63,13 +63,13 @@ class Worker:
     ) -> None:
         self._broker, self._topics, self._metrics, self._settings = broker, topics, metrics, settings
         self._id, self._learns = transactional_id, folder is not None
-        self._saver = Saver(broker, topics, metrics, folder, settings.snapshot_images)
-        self._intake = Intake(settings.batch_wait)
+        self._saver = SnapshotWriter(broker, topics, metrics, folder, settings.snapshot_images)
+        self._intake = MicroBatchReader(settings.batch_wait)
         self._sender = ThreadPoolExecutor(1, "commit")
-        self._open: tuple[Job, Future[None]] | None = None
-        self._lost: Job | None = None
+        self._open: tuple[MicroBatch, Future[None]] | None = None
+        self._lost: MicroBatch | None = None
         self._predicted: dict[int, int] = {}
-        self._came_round = time.monotonic()
+        self._heartbeat_at = time.monotonic()
         self.records = 0
         self.dead_letters = 0
 
@@ -92,7 +92,7 @@ class Worker:
         finally:
             self._metrics.at_work.set(0)
             with suppress(BrokerError):
-                self._land()
+                self.finish_commit()
             self._committer.close()
 
     @property
@@ -111,13 +111,13 @@ class Worker:
     def settled_images(self) -> int:
         return self.state.learner.images
 
-    def came_round(self) -> None:
+    def heartbeat(self) -> None:
         """Say that there is life: at work, standing by, waiting for the broker or rebuilding."""
-        self._came_round = time.monotonic()
+        self._heartbeat_at = time.monotonic()
 
     def healthy(self) -> bool:
         """Whether it came round lately, with or without records."""
-        return time.monotonic() - self._came_round < HEALTHY_SECONDS
+        return time.monotonic() - self._heartbeat_at < HEALTHY_SECONDS
 
     def run(self, stop: threading.Event, most: int | None, after: Callable[[], None]) -> None:
         """Work until ``stop`` is set or ``most`` records were taken; then publish, and write a snapshot.
@@ -127,12 +127,12 @@ class Worker:
         """
         while not stop.is_set():
             try:
-                if not self.generation or self._bite() < self._settings.batch_size:
+                if not self.generation or self._batch_limit() < self._settings.batch_size:
                     self._catch_up()
-                size = self._bite()
+                size = self._batch_limit()
                 left = size if most is None else most - self._taken
                 if left <= 0:
-                    self._land()
+                    self.finish_commit()
                     break
                 self._turn(min(left, size), stop)
             except FencedError as error:
@@ -142,33 +142,33 @@ class Worker:
         after()
 
     def _turn(self, most: int, stop: threading.Event) -> None:
-        self.came_round()
+        self.heartbeat()
         reading = self._intake.read(self._consumer, most, 0 if self._open else PATIENCE, self._known)
         if reading.rebalancing or reading.member != self._member:
-            self._land()
+            self.finish_commit()
             self._metrics.rebalances.inc()
             self._take_over(stop)
         elif reading.messages:
             self._taken += len(reading.messages)
             self._step(reading)
         else:
-            self._land()
-            self._follow()
+            self.finish_commit()
+            self.read_group_log()
             if self._pace.is_time_to_publish(time.monotonic()):
                 self._publish()
 
-    def _bite(self) -> int:
+    def _batch_limit(self) -> int:
         """The most records to take at once. Images without a label count too: there may never be another kind."""
         if self.state.in_order or not self._learns:
             return self._settings.batch_size
         seen = max(self.settled_images, self.records)
-        return bite(self._settings.batch_size, seen, len(self._consumer.assignment) / self._partitions)
+        return batch_limit(self._settings.batch_size, seen, len(self._consumer.assignment) / self._partitions)
 
     def _catch_up(self) -> None:
         """Early on a micro-batch teaches too much, be it its own or another's, for the next to be quoted without."""
-        self._land()
+        self.finish_commit()
         self._publish(at_rest=False)
-        self._follow(at_once=True)
+        self.read_group_log(at_once=True)
 
     def _new_committer(self) -> Committer:
         return Committer(self._broker, self._topics, self._id, self._metrics, self.state)
@@ -178,7 +178,7 @@ class Worker:
     def _take_over(self, stop: threading.Event) -> None:
         """Until this learner has all that is assigned to it. Nothing is read or committed meanwhile."""
         while not stop.is_set():
-            self.came_round()
+            self.heartbeat()
             if not self._consumer.rebalancing and self._has_taken_over():
                 return
             self._consumer.poll(1, PATIENCE)  # what it hands out is read again
@@ -189,7 +189,7 @@ class Worker:
         self._member = self._consumer.member
         assigned = {partition.number: partition for partition in self._consumer.assignment}
         for _ in take_over(share, self.state.log, sorted(assigned)):
-            self.came_round()
+            self.heartbeat()
             if self._consumer.rebalancing:
                 return False
         for number, partition in assigned.items():
@@ -229,7 +229,7 @@ class Worker:
         self._committer = self._new_committer()
         self._take_over(stop)
 
-    def _follow(self, at_once: bool = False) -> None:
+    def read_group_log(self, at_once: bool = False) -> None:
         """Take in what others have published, now and then. No transaction is open."""
         begun = time.monotonic()
         if not at_once and not self._pace.is_time_to_read(begun):
@@ -267,9 +267,9 @@ class Worker:
         """Leave nothing unpublished, if the group allows it, and write a snapshot."""
         share, log_, deadline = self.state.share, self.state.log, time.monotonic() + LAST_SECONDS
         try:
-            self._land()
+            self.finish_commit()
             while not (read(share, log_, log_.end_of_sums()) and share.complete) and time.monotonic() < deadline:
-                self.came_round()
+                self.heartbeat()
                 self._publish()
         except FencedError as error:
             log.info("others go on with what was not published: %s", error)
@@ -281,31 +281,31 @@ class Worker:
     def _step(self, reading: Reading) -> None:
         """Quote while the micro-batch before is committed, if it may be, then settle and begin to commit."""
         if self.state.in_order:
-            self._land()
+            self.finish_commit()
         state, generation, labels = self.state, self.generation, reading.batch.labels
         with self._metrics.quote_seconds.time():
             quotes = state.learner.quote(stack(reading.batch.images))
-        self._land()
-        self._follow()
+        self.finish_commit()
+        self.read_group_log()
         self._make_room()
         update = state.learner.settle(quotes, labels if self._learns else [None] * len(labels))
         ends = {partition.number: end for partition, end in reading.ends.items()}
         publication = state.share.begin(ends, at_rest=self._pace.is_time_to_publish(time.monotonic()))
         clock, predictions = state.share.positions, quotes.predictions()
-        told = state.told(update)
-        job = Job(reading, quotes, predictions, update, generation, clock, publication, self._learns, told)
+        fields = state.journal_fields(update)
+        job = MicroBatch(reading, quotes, predictions, update, generation, clock, publication, self._learns, fields)
         self._open = job, self._sender.submit(self._committer.commit, job)
 
     def _make_room(self) -> None:
         """Learn no more before what was published has come back, if that is very much."""
         share, log_ = self.state.share, self.state.log
         while share.full:
-            self.came_round()
+            self.heartbeat()
             if not share.awaiting:
                 self._publish()
             read(share, log_, log_.end_of_sums())
 
-    def _land(self) -> None:
+    def finish_commit(self) -> None:
         """Wait for the open commit; then what it held becomes state."""
         if not self._open:
             return
@@ -324,7 +324,7 @@ class Worker:
         self._clear()
         self._saver.save_if_due(self.state)
 
-    def _count(self, job: Job) -> None:
+    def _count(self, job: MicroBatch) -> None:
         self.state.scores.add(job.outcomes)
         self._predicted |= job.ends
         self.records += len(job.reading.messages)

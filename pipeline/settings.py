@@ -2,9 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipeline.errors import SettingsError
@@ -14,6 +14,15 @@ PREFIX = "MARKETSTREAM_"
 
 def _default_cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "marketstream"
+
+
+FORMER_NAMES = {"paths": "marketplace", "paths-published": "marketplace-published"}
+"""Of learners; whoever still uses one gets the learner."""
+
+LearnerName = Annotated[
+    Literal["clearing", "marketplace", "marketplace-published"],
+    BeforeValidator(lambda name: FORMER_NAMES.get(name, name)),
+]
 
 
 class Settings(BaseSettings):
@@ -58,15 +67,16 @@ class Settings(BaseSettings):
     data: Path | None = Field(None, description="directory that holds the IDX files of the data sets")
     cache: Path = Field(default_factory=_default_cache, description="where fetched data sets are kept")
 
-    learner: Literal["clearing", "paths", "paths-published"] = Field(
-        "clearing", description="what learns: clearing, or paths or paths-published, of which a group has one"
+    learner: LearnerName = Field(
+        "clearing",
+        description="what learns: clearing, or marketplace, of which a group has one",
     )
-    seed: int = Field(0, ge=0, lt=2**64, description="seed of the trunk, or of the vendors of paths")
-    filters: int = Field(128, ge=1, le=1024, description="layer-2 filters of the trunk: accuracy against speed")
+    seed: int = Field(0, ge=0, lt=2**64, description="seed of the features, or of the vendors of marketplace")
+    filters: int = Field(128, ge=1, le=1024, description="layer-2 filters of the features: accuracy against speed")
     backend: Literal["auto", "blas", "tinygrad"] = Field(
-        "auto", description="what computes the trunk; the bits are the same"
+        "auto", description="what computes the features; the bits are the same"
     )
-    base: Path | None = Field(None, description="base model that the learner paths begins with (default: none)")
+    base: Path | None = Field(None, description="base model that the learner marketplace begins with (default: none)")
 
     batch_size: int = Field(256, ge=1, le=4096, description="most images in a micro-batch")
     batch_wait: float = Field(0.2, gt=0, le=60, description="seconds to wait for a micro-batch to fill")

@@ -26,7 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from pipeline import cli
 from pipeline.broker import Broker, Member, Partition, Position, Topic, connect
 from pipeline.data.scenario import load
-from pipeline.data.stream import Plan, load_splits, plan
+from pipeline.data.stream import Stream, load_splits, make_stream
 from pipeline.errors import SettingsError
 from pipeline.monitoring.metrics import ReplayMetrics
 from pipeline.monitoring.server import serving
@@ -68,7 +68,7 @@ class Outcome:
 
 def replay(
     broker: Broker,
-    stream: Plan,
+    stream: Stream,
     topic: Topic,
     stop: threading.Event,
     *,
@@ -109,7 +109,7 @@ def replay(
         producer.close()
 
 
-def _committed(broker: Broker, stream: Plan, topic: str, name: str) -> int:
+def _committed(broker: Broker, stream: Stream, topic: str, name: str) -> int:
     position = broker.committed(name, topic).get(Partition(topic, 0), Position(0, stream.scenario.digest()))
     if position.note != stream.scenario.digest():
         raise SettingsError(
@@ -119,7 +119,7 @@ def _committed(broker: Broker, stream: Plan, topic: str, name: str) -> int:
     return position.offset
 
 
-def _pace(stream: Plan, position: int) -> float:
+def _pace(stream: Stream, position: int) -> float:
     return stream.span(position).phase.rate or stream.scenario.rate or 0.0
 
 
@@ -150,13 +150,13 @@ def _lag(broker: Broker, topic: str, group: str) -> int:
     )
 
 
-def show_progress(stream: Plan) -> AbstractContextManager[Callable[[int], None]]:
+def show_progress(stream: Stream) -> AbstractContextManager[Callable[[int], None]]:
     """A bar on a terminal, log lines elsewhere."""
     return _bar(stream) if sys.stderr.isatty() else _lines(stream)
 
 
 @contextmanager
-def _bar(stream: Plan) -> Iterator[Callable[[int], None]]:
+def _bar(stream: Stream) -> Iterator[Callable[[int], None]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(stream.scenario.name, total=len(stream))
@@ -169,7 +169,7 @@ def _bar(stream: Plan) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _lines(stream: Plan) -> Iterator[Callable[[int], None]]:
+def _lines(stream: Stream) -> Iterator[Callable[[int], None]]:
     shown = (-math.inf, "")  # when, and which phase
 
     def show(position: int) -> None:
@@ -183,7 +183,7 @@ def _lines(stream: Plan) -> Iterator[Callable[[int], None]]:
 
 
 @contextmanager
-def _progress(stream: Plan, settings: Settings) -> Iterator[Callable[[int], None]]:
+def _progress(stream: Stream, settings: Settings) -> Iterator[Callable[[int], None]]:
     """Progress for people, and for Prometheus."""
     metrics = ReplayMetrics(CollectorRegistry(), stream.scenario.name, [span.phase.name for span in stream.phases])
     address = settings.metrics_host, settings.producer_metrics_port
@@ -193,7 +193,7 @@ def _progress(stream: Plan, settings: Settings) -> Iterator[Callable[[int], None
             yield _counted(stream, metrics, show)
 
 
-def _counted(stream: Plan, metrics: ReplayMetrics, show: Callable[[int], None]) -> Callable[[int], None]:
+def _counted(stream: Stream, metrics: ReplayMetrics, show: Callable[[int], None]) -> Callable[[int], None]:
     last: int | None = None
 
     def progress(position: int) -> None:
@@ -218,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seed, images = _number("--seed", options.scenario_seed, int, 0), _number("--images", options.images, int, 1)
     max_lag = None if lag is None else MaxLag(lag, settings.group)
     scenario = load(options.scenario, seed, images)
-    stream = plan(scenario, load_splits(scenario, settings), options.run)
+    stream = make_stream(scenario, load_splits(scenario, settings), options.run)
     topic = Topics(settings.topic_prefix).source(settings)
     with (
         cli.stop_on_signals(cli.PATIENCE) as stop,
@@ -244,13 +244,13 @@ def _parser() -> argparse.ArgumentParser:
         ("--max-lag", "N", "never be more than N images ahead of --group (default: no limit)"),
     ):
         parser.add_argument(flag, metavar=metavar, help=about)
-    # under another name than the setting, which is the trunk's seed
+    # under another name than the setting, which is the features' seed
     parser.add_argument("--seed", dest="scenario_seed", metavar="N", help="seed, instead of the scenario's")
     parser.add_argument("--encoding", choices=("raw", "png", "jpeg"), default="raw", help="of pixels (default: raw)")
     return parser
 
 
-def _report(stream: Plan, outcome: Outcome, json: bool) -> None:
+def _report(stream: Stream, outcome: Outcome, json: bool) -> None:
     sent = outcome.position - outcome.start
     speed = sent / outcome.seconds if sent else 0.0
     if outcome.complete and not sent:

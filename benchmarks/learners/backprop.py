@@ -20,9 +20,9 @@ from tinygrad import Context, Tensor, TinyJit
 from tinygrad.nn.optim import SGD, Adam, Optimizer
 
 from pipeline.features.tinygrad import default_device
-from pipeline.learners.marketplace import draws as vendors
+from pipeline.learners.marketplace import draws
 from pipeline.learners.marketplace.network import EPSILON, Floats, Shape
-from pipeline.learners.protocol import MostLikely
+from pipeline.learners.protocol import Quotes
 
 OUTPUTS = 20
 """Classes that can be learnt."""
@@ -36,7 +36,7 @@ RULES: dict[Rule, Callable[[list[Tensor]], Optimizer]] = {
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Quotes(MostLikely):
+class BackpropQuotes(Quotes):
     """``images`` uint8[n, side, side], ``logits`` float32[n, C] and the C ``classes``."""
 
     images: NDArray[np.uint8]
@@ -45,7 +45,7 @@ class Quotes(MostLikely):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Update:
+class BackpropUpdate:
     """The m labelled ``images`` and their ``labels``: gradients are taken when they are added."""
 
     images: NDArray[np.uint8]
@@ -79,18 +79,18 @@ class Backprop:
         """Every parameter, in the order of ``Block.parts``, the last spec at the end."""
         return [p.numpy() for p in self._optimiser.params]
 
-    def quote(self, images: NDArray[np.uint8]) -> Quotes:
+    def quote(self, images: NDArray[np.uint8]) -> BackpropQuotes:
         """Forward only: ``uint8[n, side, side]``."""
         logits = [self._forward(self._padded(images[some])).numpy() for some in self._pieces(len(images))]
         every = np.concatenate([np.zeros((0, OUTPUTS), np.float32), *logits])[: len(images)]
-        return Quotes(images, every[:, : len(self.classes)], self.classes)
+        return BackpropQuotes(images, every[:, : len(self.classes)], self.classes)
 
-    def settle(self, quotes: Quotes, labels: Sequence[str | None]) -> Update:
+    def settle(self, quotes: BackpropQuotes, labels: Sequence[str | None]) -> BackpropUpdate:
         """The labelled images. Changes nothing."""
         places = [i for i, label in enumerate(labels) if label is not None]
-        return Update(quotes.images[places], tuple(label for label in labels if label is not None))
+        return BackpropUpdate(quotes.images[places], tuple(label for label in labels if label is not None))
 
-    def add(self, update: Update) -> None:
+    def add(self, update: BackpropUpdate) -> None:
         """Step down the gradient. Raises ValueError if there are more classes than outputs."""
         classes = tuple(dict.fromkeys([*self.classes, *update.labels]))
         if len(classes) > OUTPUTS:
@@ -134,10 +134,10 @@ class Backprop:
 
 
 def parameters(shape: Shape, seed: int) -> tuple[list[dict[str, Tensor]], Tensor]:
-    """Parameters as a new learner ``paths`` draws them; weights ``[output, input, y, x]``; and a last spec of zeros."""
+    """Parameters as a new ``marketplace`` draws them; weights ``[output, input, y, x]``; and a last spec of zeros."""
     blocks = [
         {name: Tensor(np.ascontiguousarray(part.T)).realize() for name, part in block.split(flat).items()}
-        for block, flat in zip(shape.blocks, vendors.initial(shape, seed), strict=False)
+        for block, flat in zip(shape.blocks, draws.initial(shape, seed), strict=False)
     ]
     return blocks, Tensor(np.zeros((shape.products, OUTPUTS), np.float32)).realize()
 

@@ -1,4 +1,4 @@
-"""The baselines ``ncm`` and ``slda``: classifiers by the class means of the trunk's products.
+"""The baselines ``ncm`` and ``slda``: classifiers by the class means of the features' products.
 
 ``ncm``, the nearest class mean. Its logits z·μ − ½‖μ‖² are the largest where the Euclidean distance of the products z
 from a class mean μ is the smallest.
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
 from pipeline.cores import blas_on_all_cores
-from pipeline.features import Trunk
-from pipeline.learners.clearing.solver import Schedule
-from pipeline.learners.protocol import MostLikely
+from pipeline.features import Features
+from pipeline.learners.clearing.solver import ClearingSchedule
+from pipeline.learners.protocol import Quotes
 
 Floats = NDArray[np.float64]
 Products = NDArray[np.uint8]
@@ -34,8 +34,8 @@ SHRINKAGE = 1e-2
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Quotes(MostLikely):
-    """``products`` uint8[n, D], without the trunk's constant; ``logits`` float32[n, C] and the C ``classes``."""
+class MeansQuotes(Quotes):
+    """``products`` uint8[n, D], without the features' constant; ``logits`` float32[n, C] and the C ``classes``."""
 
     products: Products
     logits: NDArray[np.float32]
@@ -43,7 +43,7 @@ class Quotes(MostLikely):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Update:
+class MeansUpdate:
     """``products`` uint8[m, D] of the labelled images, and their ``labels``."""
 
     products: Products
@@ -53,8 +53,8 @@ class Update:
 class NearestMean:
     """``ncm``: keeps the sum of the products of every class, exactly. Cleared after every micro-batch."""
 
-    def __init__(self, trunk: Trunk) -> None:
-        self._trunk = trunk
+    def __init__(self, features: Features) -> None:
+        self._features = features
         self._sums: dict[str, NDArray[np.int64]] = {}
         self.counts: dict[str, int] = {}
         self._weights = np.zeros((0, 0), np.float32)
@@ -81,20 +81,20 @@ class NearestMean:
         """The mean products of every class: ``float64[C, D]``."""
         return np.array([self._sums[name] / count for name, count in self.counts.items()])
 
-    def quote(self, images: NDArray[np.uint8]) -> Quotes:
+    def quote(self, images: NDArray[np.uint8]) -> MeansQuotes:
         """Forward only: ``uint8[n, 28, 28]``."""
-        products = self._trunk(images)[:, :-1]
+        products = self._features(images)[:, :-1]
         logits = np.zeros((len(images), 0), np.float32)
         if self._served:
             logits = products.astype(np.float32) @ self._weights + self._bias
-        return Quotes(products, logits, self._served)
+        return MeansQuotes(products, logits, self._served)
 
-    def settle(self, quotes: Quotes, labels: Sequence[str | None]) -> Update:
+    def settle(self, quotes: MeansQuotes, labels: Sequence[str | None]) -> MeansUpdate:
         """The products of the labelled images. Changes nothing."""
         places = [i for i, label in enumerate(labels) if label is not None]
-        return Update(quotes.products[places], tuple(label for label in labels if label is not None))
+        return MeansUpdate(quotes.products[places], tuple(label for label in labels if label is not None))
 
-    def add(self, update: Update) -> None:
+    def add(self, update: MeansUpdate) -> None:
         """What was found becomes state."""
         labels = np.array(update.labels, object)
         for name in dict.fromkeys(update.labels):
@@ -120,10 +120,10 @@ class NearestMean:
 class StreamingLda(NearestMean):
     """``slda``: keeps the covariance besides, t Σ of the formulas. Cleared when ``clearing`` is."""
 
-    def __init__(self, trunk: Trunk) -> None:
-        super().__init__(trunk)
+    def __init__(self, features: Features) -> None:
+        super().__init__(features)
         self._scatter = np.zeros((0, 0))
-        self._schedule = Schedule()
+        self._schedule = ClearingSchedule()
 
     @property
     def state_bytes(self) -> int:
@@ -135,7 +135,7 @@ class StreamingLda(NearestMean):
         result: Floats = self._scatter / max(1, self.images)
         return result
 
-    def add(self, update: Update) -> None:
+    def add(self, update: MeansUpdate) -> None:
         """What was found becomes state, as if image by image."""
         if not update.labels:
             return
@@ -159,7 +159,7 @@ class StreamingLda(NearestMean):
         self._schedule.cleared(self.images)
         return True
 
-    def _deviations(self, update: Update) -> NDArray[np.float32]:
+    def _deviations(self, update: MeansUpdate) -> NDArray[np.float32]:
         """z − μ of each image, μ the mean of the images of its class before it: ``float32[m, D]``."""
         result = update.products.astype(np.float32)
         labels = np.array(update.labels, object)

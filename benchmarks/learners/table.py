@@ -10,14 +10,14 @@ from typing import Any
 from benchmarks.learners.frozen import TRAINED_ON, Frozen
 from benchmarks.learners.means import NearestMean, StreamingLda
 from pipeline.errors import SettingsError
-from pipeline.features import Filters, Trunk
-from pipeline.features import make as make_trunk
+from pipeline.features import Features, Filters
+from pipeline.features import make as make_features
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.learners.marketplace import beginning
 from pipeline.learners.marketplace import make as make_network
-from pipeline.learners.marketplace.learner import Paths
+from pipeline.learners.marketplace.learner import Marketplace
 from pipeline.learners.protocol import AnyLearner
 from pipeline.settings import Settings
 
@@ -30,7 +30,7 @@ class Entry:
     ----------
     about
         What it is, in a line.
-    trunk
+    features
         What makes its products.
     make
         A new one, that knows nothing.
@@ -41,7 +41,7 @@ class Entry:
     """
 
     about: str
-    trunk: str
+    features: str
     make: Callable[[Settings], AnyLearner]
     forward: int = 1
     backward: int = 0
@@ -49,33 +49,33 @@ class Entry:
 
 
 def make(name: str, settings: Settings) -> AnyLearner:
-    """A new learner; ``settings.seed`` moves its trunk, or its first parameters.
+    """A new learner; ``settings.seed`` moves its features, or its first parameters.
 
     Raises SettingsError if it is given a base model and cannot begin with one, SnapshotError if that cannot be read.
     """
-    if settings.base and not name.startswith("paths"):
-        raise SettingsError(f"--base {settings.base}: only paths begins with a base model, not {name}")
+    if settings.base and not name.startswith("marketplace"):
+        raise SettingsError(f"--base {settings.base}: only marketplace begins with a base model, not {name}")
     return LEARNERS[name].make(settings)
 
 
 def digest(learner: AnyLearner, settings: Settings) -> str | None:
     """The digest of what was learnt; None for baselines, which promise nothing about bits."""
     if isinstance(learner, Clearing):
-        return learner.sums().digest(Identity.of(Filters(settings.seed, settings.filters)).digest)
-    return learner.base().digest if isinstance(learner, Paths) else None
+        return learner.sums().digest(ClearingIdentity.of(Filters(settings.seed, settings.filters)).digest)
+    return learner.base().digest if isinstance(learner, Marketplace) else None
 
 
-def _trunk(settings: Settings) -> Trunk:
-    return make_trunk(Filters(settings.seed, settings.filters), settings.backend)
+def _features(settings: Settings) -> Features:
+    return make_features(Filters(settings.seed, settings.filters), settings.backend)
 
 
 def _clearing(settings: Settings) -> Clearing:
-    return Clearing(_trunk(settings), Sums.zero(Filters(settings.seed, settings.filters).width))
+    return Clearing(_features(settings), Sums.zero(Filters(settings.seed, settings.filters).width))
 
 
-def _paths(name: str, settings: Settings) -> Paths:
+def _paths(name: str, settings: Settings) -> Marketplace:
     base, terms = beginning(name, settings)
-    return Paths(base, make_network(base.shape, settings.backend), terms)
+    return Marketplace(base, make_network(base.shape, settings.backend), terms)
 
 
 def _backprop(settings: Settings, rule: Any) -> AnyLearner:
@@ -90,25 +90,25 @@ def _bytes_of_sums(learner: Clearing) -> int:
     return sums.A.nbytes + sum(column.nbytes for column in sums.T.values()) + weights
 
 
-def _bytes_of_base(learner: Paths) -> int:
+def _bytes_of_base(learner: Marketplace) -> int:
     base = learner.base()
     return sum(part.nbytes for part in (*base.parameters, base.products))
 
 
-INTEGER, REFERENCE = "integer trunk", "reference network"
+INTEGER, REFERENCE = "integer features", "reference network"
 
 LEARNERS: Mapping[str, Entry] = {
     "clearing": Entry("the market with a clearing house", INTEGER, _clearing, state_bytes=_bytes_of_sums),
-    "paths": Entry(
+    "marketplace": Entry(
         "vendors on the outputs of the last spec; the specs before it stay as they were drawn",
         REFERENCE,
-        lambda settings: _paths("paths", settings),
+        lambda settings: _paths("marketplace", settings),
         state_bytes=_bytes_of_base,
     ),
-    "paths-published": Entry(
+    "marketplace-published": Entry(
         "vendors of parameters, the articles' continual form",
         REFERENCE,
-        lambda settings: _paths("paths-published", settings),
+        lambda settings: _paths("marketplace-published", settings),
         state_bytes=_bytes_of_base,
     ),
     "frozen": Entry(
@@ -117,8 +117,10 @@ LEARNERS: Mapping[str, Entry] = {
         lambda settings: Frozen(_clearing(settings)),
         state_bytes=lambda learner: 4 * learner.learner.sums().width * len(learner.classes),
     ),
-    "ncm": Entry("nearest class mean", INTEGER, lambda settings: NearestMean(_trunk(settings))),
-    "slda": Entry("streaming linear discriminant analysis", INTEGER, lambda settings: StreamingLda(_trunk(settings))),
+    "ncm": Entry("nearest class mean", INTEGER, lambda settings: NearestMean(_features(settings))),
+    "slda": Entry(
+        "streaming linear discriminant analysis", INTEGER, lambda settings: StreamingLda(_features(settings))
+    ),
     "backprop-sgd": Entry(
         "SGD 0.05, a step for each micro-batch", REFERENCE, lambda settings: _backprop(settings, "sgd"), 2, 1
     ),
@@ -126,4 +128,4 @@ LEARNERS: Mapping[str, Entry] = {
         "Adam 1e-3, a step for each micro-batch", REFERENCE, lambda settings: _backprop(settings, "adam"), 2, 1
     ),
 }
-"""All of them begin from nothing, but ``paths`` where there is a base model."""
+"""All of them begin from nothing, but ``marketplace`` where there is a base model."""

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 
 from benchmarks.scale.late import times
 from pipeline.broker import Broker, Partition, Topic, connect
-from pipeline.data.stream import Plan
+from pipeline.data.stream import Stream
 from pipeline.features import Filters, make
-from pipeline.group.encoding import Reader, Run, encode
-from pipeline.group.shared import Base, Delta, Published, Record
-from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.group.encoding import GroupReader, LogIdentity, encode
+from pipeline.group.shared import Checkpoint, Delta, GroupRecord, Shared
+from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.records.images import encode as encode_image
 from pipeline.records.topics import Topics
 from pipeline.settings import Settings
@@ -62,10 +62,10 @@ class Costs:
     prediction_bytes: int = PREDICTION_BYTES
 
 
-def measure(url: str, stream: Plan, delta: Sums, settings: Settings) -> Costs:
+def measure(url: str, stream: Stream, delta: Sums, settings: Settings) -> Costs:
     """``delta`` are the sums of ``settings.publish_images`` images."""
     quote, settle, clear = _learning(stream, delta, settings)
-    run = Run("costs", "costs", Identity.of(Filters(settings.seed, settings.filters)), "", delta.width)
+    run = LogIdentity("costs", "costs", ClearingIdentity.of(Filters(settings.seed, settings.filters)), "", delta.width)
     sums = Topics("costs.").sums("costs")
     patient = settings.model_copy(update={"session_timeout": 60.0})
     with closing(connect(url, patient)) as broker:
@@ -76,7 +76,7 @@ def measure(url: str, stream: Plan, delta: Sums, settings: Settings) -> Costs:
     return Costs(quote, settle, clear, publish, read, read_base, *sizes, image_bytes, delta.width)
 
 
-def _learning(stream: Plan, sums: Sums, settings: Settings) -> tuple[float, float, float]:
+def _learning(stream: Stream, sums: Sums, settings: Settings) -> tuple[float, float, float]:
     """Settling is all of learning less quoting: squares are computed behind the back of the quotes that follow."""
     learner = Clearing(make(Filters(settings.seed, settings.filters), "blas"), sums)
     clear = _processor_seconds(learner.clear)
@@ -102,14 +102,16 @@ def _processor_seconds(work: Callable[[], object]) -> float:
     return time.process_time() - begun
 
 
-def _publishing(broker: Broker, sums: Partition, run: Run, delta: Sums) -> tuple[float, float, float, tuple[int, int]]:
+def _publishing(
+    broker: Broker, sums: Partition, run: LogIdentity, delta: Sums
+) -> tuple[float, float, float, tuple[int, int]]:
     """Seconds to publish a delta, to read one and to read a base, and the bytes of both."""
-    ledger, reached = Ledger(Sums.zero(run.width)), Published(Sums.zero(run.width))
-    old = Base("base", Published(times(delta, 500)))
-    ledger.add_sums(delta)
+    accumulator, reached = Accumulator(Sums.zero(run.width)), Shared(Sums.zero(run.width))
+    old = Checkpoint("base", Shared(times(delta, 500)))
+    accumulator.add_sums(delta)
     publishes, reads, bases = [], [], []
     with closing(broker.producer("costs")) as producer, closing(broker.tail(sums, 0)) as tail:
-        reader = Reader(run)
+        reader = GroupReader(run)
 
         def read() -> float:
             """Seconds to take in what was published."""
@@ -119,11 +121,11 @@ def _publishing(broker: Broker, sums: Partition, run: Run, delta: Sums) -> tuple
                 for message in tail.poll(0.1):
                     found = reader.read(message)
                     if found and isinstance(found[0], Delta):
-                        ledger.add_sums(found[0].sums)  # and there is one more to publish
+                        accumulator.add_sums(found[0].sums)  # and there is one more to publish
                         reached = reached.plus(found[0])
             return time.perf_counter() - begun
 
-        def publish(record: Record[Sums], begun: float) -> tuple[float, int]:
+        def publish(record: GroupRecord[Sums], begun: float) -> tuple[float, int]:
             """Seconds since it was begun, and bytes."""
             pieces = encode(sums.topic, run, record)
             with producer.transaction() as transaction:
@@ -133,7 +135,7 @@ def _publishing(broker: Broker, sums: Partition, run: Run, delta: Sums) -> tuple
         for number in range(TIMES):
             spans = {0: (number, number + 1)}
             begun = time.perf_counter()
-            record = Delta(str(number), spans, ledger.total() - reached.sums, delta.images)
+            record = Delta(str(number), spans, accumulator.total() - reached.sums, delta.images)
             seconds, delta_bytes = publish(record, begun)
             publishes.append(seconds)
             reads.append(read())

@@ -16,14 +16,14 @@ from benchmarks.processes import fill
 from benchmarks.scale.watch import learning
 from pipeline.broker import Broker, Member, Partition, Position, Topic, connect
 from pipeline.broker import Record as Raw
-from pipeline.data.stream import Plan
+from pipeline.data.stream import Stream
 from pipeline.features import Filters
-from pipeline.group.encoding import Run, encode, kind
+from pipeline.group.encoding import LogIdentity, encode, kind
 from pipeline.group.membership import Learnt
-from pipeline.group.publishing import BASE_IMAGES, LONG_DELTA, Share
-from pipeline.group.shared import Base, Delta, Published, Record
+from pipeline.group.publishing import CHECKPOINT_IMAGES, LONG_DELTA, PublishingOwner
+from pipeline.group.shared import Checkpoint, Delta, GroupRecord, Shared
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.records.images import encode as encode_image
 from pipeline.records.topics import Topics
 from pipeline.settings import Settings
@@ -41,7 +41,7 @@ class History:
 
     broker: Broker
     topics: Topics
-    run: Run
+    run: LogIdentity
     delta: Sums
     images: int
 
@@ -51,14 +51,16 @@ class History:
 
     def write(self, deltas: int) -> int:
         """At least so many deltas, and on until the next base would be due; how many it were."""
-        share: Share[int, int] = Share("history", Published(0), Tally(0), self.images)  # sums as a number of deltas
-        share.keep(range(PARTITIONS))
+        share: PublishingOwner[int, int] = PublishingOwner(
+            "history", Shared(0), Tally(0), self.images
+        )  # sums as a number of deltas
+        share.set_assignment(range(PARTITIONS))
         for partition in range(PARTITIONS):
-            share.given(partition, None)
-            share.ready(partition, 0)
+            share.acquire(partition, None)
+            share.mark_ready(partition, 0)
         deleted = done = since = learnt = 0
         with closing(self.broker.producer("history")) as producer:
-            while done < deltas or since < BASE_IMAGES // LONG_DELTA:
+            while done < deltas or since < CHECKPOINT_IMAGES // LONG_DELTA:
                 learnt += 1
                 publication = share.begin(dict.fromkeys(range(PARTITIONS), learnt))
                 with producer.transaction() as transaction:
@@ -76,14 +78,14 @@ class History:
                     self.broker.delete_before(self._sums, deleted)
         return done
 
-    def _encoded(self, record: Record[int]) -> list[Raw]:
-        value: Record[Sums]
+    def _encoded(self, record: GroupRecord[int]) -> list[Raw]:
+        value: GroupRecord[Sums]
         match record:
             case Delta():
                 value = Delta(record.id, record.spans, self.delta, record.images)
-            case Base(published=published):
+            case Checkpoint(published=published):
                 sums = times(self.delta, published.sums)
-                value = Base(record.id, Published(sums, published.clock, published.position))
+                value = Checkpoint(record.id, Shared(sums, published.clock, published.position))
             case _:
                 raise ValueError("nothing is taken back here")
         return encode(self._sums.topic, self.run, value)
@@ -95,7 +97,7 @@ def times(sums: Sums, number: int) -> Sums:
     return Sums(number * sums.A, columns, {name: number * count for name, count in sums.counts.items()})
 
 
-def measure(url: str, folder: Path, stream: Plan, delta: Sums, settings: Settings) -> dict[str, Any]:
+def measure(url: str, folder: Path, stream: Stream, delta: Sums, settings: Settings) -> dict[str, Any]:
     """Write the topic, then start a learner with an empty disk: seconds until it is at work, and has predicted.
 
     ``delta`` are the sums of ``settings.publish_images`` images.
@@ -104,8 +106,8 @@ def measure(url: str, folder: Path, stream: Plan, delta: Sums, settings: Setting
     fill(url, [encode_image(stream.record(i), "images") for i in range(IMAGES_LEFT)], PREFIX, PARTITIONS)
     patient = settings.model_copy(update={"session_timeout": 60.0})  # pieces of 8 MB, on a machine that has other work
     with closing(connect(url, patient)) as broker:
-        identity = Identity.of(Filters(settings.seed, settings.filters))
-        run = Run(group, broker.topic_id(topics.images), identity, "", delta.width)
+        identity = ClearingIdentity.of(Filters(settings.seed, settings.filters))
+        run = LogIdentity(group, broker.topic_id(topics.images), identity, "", delta.width)
         history = History(broker, topics, run, delta, settings.publish_images)
         deltas = history.write(IMAGES // settings.publish_images)
         kinds, size = Counter[str](), 0

@@ -14,7 +14,7 @@ from math import inf
 
 from benchmarks.scale.costs import Costs
 from consumers.pace import PUBLISH_SECONDS, READ_SECONDS, Pace
-from pipeline.group.publishing import BASE_IMAGES, MOST_UNPUBLISHED, Schedule, counted
+from pipeline.group.publishing import CHECKPOINT_IMAGES, MOST_UNPUBLISHED, PublishingSchedule, counted
 
 BATCH = 256
 SECONDS = 1200.0
@@ -68,7 +68,7 @@ class Link:
 
 @dataclass
 class Learner:
-    schedule: Schedule
+    schedule: PublishingSchedule
     pace: Pace
     link: Link
     unpublished: int = 0
@@ -85,10 +85,10 @@ class Group:
         self._case = case
         self._broker_in, self._broker_out = Link(case.link), Link(case.link)
         self._learners = [
-            Learner(Schedule(case.publish_images), Pace(0.0, case.publish_seconds), Link(case.link))
+            Learner(PublishingSchedule(case.publish_images), Pace(0.0, case.publish_seconds), Link(case.link))
             for _ in range(case.learners)
         ]
-        self._since_base = self._learnt = 0
+        self._since_checkpoint = self._learnt = 0
 
     def play(self) -> Found:
         case, half = self._case, SECONDS / 2
@@ -157,12 +157,12 @@ class Group:
         now += costs.publish
         few = me.unpublished <= costs.width // 2  # which go out as what they are
         self._send(now, number, me.unpublished, me.unpublished * costs.width if few else costs.delta_bytes)
-        self._since_base += counted(me.unpublished)
+        self._since_checkpoint += counted(me.unpublished)
         me.awaited, me.open, me.unpublished = True, me.unpublished, 0
         me.pace.published(now)
         me.schedule.published()
-        if self._since_base >= BASE_IMAGES:
-            self._since_base = 0
+        if self._since_checkpoint >= CHECKPOINT_IMAGES:
+            self._since_checkpoint = 0
             self._send(now, BASE, 0, costs.base_bytes)
         return now
 

@@ -13,34 +13,34 @@ from typing import Any
 
 import numpy as np
 
-from consumers.job import Job
-from consumers.recovery.group_log import GroupLog, newest_base
+from consumers.job import MicroBatch
+from consumers.recovery.group_log import GroupLog, newest_checkpoint
 from consumers.recovery.state import Recovery, State
 from pipeline.broker import Record, Topic
 from pipeline.errors import RecoveryError
-from pipeline.features import Filters, Trunk, make
-from pipeline.group.encoding import Reader, Run, encode
+from pipeline.features import Features, Filters, make
+from pipeline.group.encoding import GroupReader, LogIdentity, encode
 from pipeline.group.membership import Learnt, Publication
-from pipeline.group.publishing import Share
-from pipeline.group.shared import Published
-from pipeline.group.single import Sole
+from pipeline.group.publishing import PublishingOwner
+from pipeline.group.shared import Shared
+from pipeline.group.single import SingleOwner
 from pipeline.group.takeover import read
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
-from pipeline.learners.protocol import AnyLearner, Update
+from pipeline.learners.identity import ClearingIdentity
+from pipeline.learners.protocol import AnyLearner, ClearingUpdate
 from pipeline.monitoring.scores import Scores
 from pipeline.snapshots.snapshot import Snapshot
 
 
 @dataclass(kw_only=True)
-class SumsState(State):
+class ClearingState(State):
     """Sums; ``topic`` is the group's, to which they are published."""
 
     learner: Clearing
-    share: Share[Update, Sums] | Sole[Update, Sums]
+    share: PublishingOwner[ClearingUpdate, Sums] | SingleOwner[ClearingUpdate, Sums]
     log: GroupLog
-    run: Run
+    run: LogIdentity
     topic: str
 
     @property
@@ -62,7 +62,7 @@ class SumsState(State):
             kept.retracted,
         )
 
-    def parts(self, job: Job) -> Mapping[int, Learnt[Update]]:
+    def parts(self, job: MicroBatch) -> Mapping[int, Learnt[ClearingUpdate]]:
         update, ends = job.update, job.ends
         if len(ends) == 1:
             return {number: Learnt(end, update, len(update.labels)) for number, end in ends.items()}
@@ -80,46 +80,46 @@ class SumsState(State):
 
 
 @dataclass(frozen=True)
-class SumsRecovery(Recovery):
+class ClearingRecovery(Recovery):
     """Rebuilds sums."""
 
     @cached_property
     def filters(self) -> Filters:
-        """Of the trunk."""
+        """Of the features."""
         return Filters(self.settings.seed, self.settings.filters)
 
     @cached_property
-    def trunk(self) -> Trunk:
+    def features(self) -> Features:
         """Compiled when it is first asked for, which is before this learner joins its group."""
         return make(self.filters, self.settings.backend, self.settings.batch_size)
 
     @property
-    def identity(self) -> Identity:
-        return Identity.of(self.filters)
+    def identity(self) -> ClearingIdentity:
+        return ClearingIdentity.of(self.filters)
 
     def serving(self, snapshot: Snapshot) -> AnyLearner:
-        return Clearing(self.trunk, snapshot.sums, generation=snapshot.generation)
+        return Clearing(self.features, snapshot.sums, generation=snapshot.generation)
 
     def learning(self, own: Snapshot | None, topic_id: str) -> State:
         """As above. Raises SumsError if learners that are at work have another identity."""
         self.broker.ensure_topics([Topic(self.topics.sums(self.group).topic, 1)])
         came_from = own.base if own else self.base.digest if self.base else ""
-        run = Run(self.group, topic_id, self.identity, came_from, self.filters.width)
+        run = LogIdentity(self.group, topic_id, self.identity, came_from, self.filters.width)
         return self._from_sums(run) if self.broker.shares_groups else self._from_snapshot(run, own)
 
-    def _from_snapshot(self, run: Run, own: Snapshot | None) -> State:
+    def _from_snapshot(self, run: LogIdentity, own: Snapshot | None) -> State:
         start = own or self._beginning() or Snapshot(Sums.zero(run.width), run.identity)
-        learner = Clearing(self.trunk, start.sums, generation=start.generation)
+        learner = Clearing(self.features, start.sums, generation=start.generation)
         published = replace(_published(start, run.topic_id), sums=Sums.zero(run.width))  # it asks the learner for them
-        share = Sole[Update, Sums](self.group, published, learner)
+        share = SingleOwner[ClearingUpdate, Sums](self.group, published, learner)
         state = self._made(run, learner, share)
         state.saved = sum(share.clock.values())
         return state
 
-    def _from_sums(self, run: Run) -> State:
+    def _from_sums(self, run: LogIdentity) -> State:
         """The newest base of the group, or the model to begin with, and what was published since."""
         sums = self.topics.sums(self.group)
-        newest, came_from = newest_base(self.broker, sums, run)
+        newest, came_from = newest_checkpoint(self.broker, sums, run)
         run = replace(run, base=came_from)
         extent = self.broker.extents(sums.topic)[sums]
         if newest is None and extent.first:
@@ -134,36 +134,43 @@ class SumsRecovery(Recovery):
             raise RecoveryError(
                 f"group {self.group} began with the model of digest {came_from}: name it with --snapshot"
             )
-        published = start or Published(Sums.zero(run.width))
-        learner = Clearing(self.trunk, published.sums)
+        published = start or Shared(Sums.zero(run.width))
+        learner = Clearing(self.features, published.sums)
         begins = newest is None and bool(came_from)
-        share = Share(uuid.uuid4().hex, published, learner, self.settings.publish_images, base_due=begins)
+        share = PublishingOwner(
+            uuid.uuid4().hex, published, learner, self.settings.publish_images, checkpoint_due=begins
+        )
         state = self._made(run, learner, share)
         while not read(share, state.log, extent.end):
-            self.came_round()
+            self.heartbeat()
         return state
 
     def _beginning(self) -> Snapshot | None:
         """The model to begin with, without what was retracted from it in another group."""
         return replace(self.base, sums_position=0, retracted=frozenset()) if self.base else None
 
-    def _made(self, run: Run, learner: Clearing, share: Share[Update, Sums] | Sole[Update, Sums]) -> SumsState:
+    def _made(
+        self,
+        run: LogIdentity,
+        learner: Clearing,
+        share: PublishingOwner[ClearingUpdate, Sums] | SingleOwner[ClearingUpdate, Sums],
+    ) -> ClearingState:
         sums = self.topics.sums(self.group)
-        reading = self.broker.tail(sums, share.published.position), Reader(run)
+        reading = self.broker.tail(sums, share.published.position), GroupReader(run)
         log = GroupLog(self.broker, self.topics, self.group, learner, self.settings.batch_size, reading)
-        return SumsState(
+        return ClearingState(
             learner=learner, share=share, log=log, scores=Scores(self.settings.window), run=run, topic=sums.topic
         )
 
 
-def _published(snapshot: Snapshot, topic_id: str) -> Published[Sums]:
+def _published(snapshot: Snapshot, topic_id: str) -> Shared[Sums]:
     """A model as what is published; the offsets of another topic mean nothing in this one."""
     if snapshot.topic_id != topic_id:
-        return Published(snapshot.sums)
-    return Published(snapshot.sums, snapshot.clock, snapshot.sums_position, snapshot.retracted)
+        return Shared(snapshot.sums)
+    return Shared(snapshot.sums, snapshot.clock, snapshot.sums_position, snapshot.retracted)
 
 
-def _only(update: Update, some: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> Update:
+def _only(update: ClearingUpdate, some: "np.ndarray[tuple[int], np.dtype[np.bool_]]") -> ClearingUpdate:
     """The images of an update that ``bool[m]`` names."""
     labels = tuple(label for label, chosen in zip(update.labels, some, strict=True) if chosen)
-    return Update(update.products[some], update.targets[some], labels, update.classes)
+    return ClearingUpdate(update.products[some], update.targets[some], labels, update.classes)

@@ -6,11 +6,11 @@ from dataclasses import replace
 
 from pipeline.broker import Broker, Partition, Position, Tail
 from pipeline.errors import OutOfStepError, RecoveryError, TopicError
-from pipeline.group.encoding import Reader, Run, kind, run_in
+from pipeline.group.encoding import GroupReader, LogIdentity, kind, log_identity_of
 from pipeline.group.membership import Learnt
-from pipeline.group.shared import Base, Published, Record
+from pipeline.group.shared import Checkpoint, GroupRecord, Shared
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.protocol import AnyLearner, Update
+from pipeline.learners.protocol import AnyLearner, ClearingUpdate
 from pipeline.records.batch import settled
 from pipeline.records.topics import Topics
 
@@ -41,7 +41,7 @@ class GroupLog:
         group: str,
         learner: AnyLearner,
         batch_size: int,
-        reading: tuple[Tail, Reader] | None = None,
+        reading: tuple[Tail, GroupReader] | None = None,
     ) -> None:
         self._broker, self._images, self._group = broker, topics.images, group
         self._learner, self._batch_size = learner, batch_size
@@ -57,7 +57,7 @@ class GroupLog:
     def end_of_sums(self) -> int:
         return self._broker.end(self._sums) if self._reading else 0
 
-    def read_sums(self, end: int | None = None) -> tuple[list[tuple[Record[Sums], int]], bool]:
+    def read_group(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[Sums], int]], bool]:
         """As in the protocol. Raises SumsError for a learner that differs, OutOfStepError if records are gone."""
         if not self._reading:
             return [], True
@@ -72,12 +72,12 @@ class GroupLog:
         found = [record for message in messages if (record := reader.read(message))]
         return found, end is None or tail.position >= end
 
-    def expect(self, own: Collection[Record[Sums]]) -> None:
+    def expect(self, own: Collection[GroupRecord[Sums]]) -> None:
         """This learner is about to write these to ``sums``."""
         if self._reading and own:
             self._reading[1].expect(own)
 
-    def learnt_again(self, partition: int, start: int, stop: int) -> Iterator[Learnt[Update]]:
+    def replay(self, partition: int, start: int, stop: int) -> Iterator[Learnt[ClearingUpdate]]:
         """As in the protocol. Raises RecoveryError if they are gone, or never were."""
         place = Partition(self._images, partition)
         self._check(place, start, stop)
@@ -110,27 +110,27 @@ def offsets(positions: Mapping[Partition, Position], group: str, note: str = "")
     """A group's positions, by partition. Raises RecoveryError if another kind of learner left them: see ``note``."""
     for position in positions.values():
         if position.note != note:
-            theirs, mine = position.note or "clearing", note or "clearing"
+            theirs, mine = ("marketplace" if one else "clearing" for one in (position.note, note))
             raise RecoveryError(
                 f"group {group} learns with {theirs}, not with {mine}: choose another --group, or --learner {theirs}"
             )
     return {partition.number: position.offset for partition, position in positions.items()}
 
 
-def newest_base(broker: Broker, sums: Partition, run: Run) -> tuple[Published[Sums] | None, str]:
+def newest_checkpoint(broker: Broker, sums: Partition, run: LogIdentity) -> tuple[Shared[Sums] | None, str]:
     """The newest base of a group, and the digest of the model that the group began with.
 
     Raises SumsError if a learner that differs has written there, OutOfStepError if records go while this reads.
     """
     extent = broker.extents(sums.topic)[sums]
-    newest: Published[Sums] | None = None
-    reader: Reader | None = None
+    newest: Shared[Sums] | None = None
+    reader: GroupReader | None = None
     try:
         for message in broker.read(sums, extent.first, extent.end):
             if reader is None:
-                run = replace(run, base=run.base or run_in(message).base)
-                reader = Reader(run)
-            if kind(message) == "base" and (found := reader.read(message)) and isinstance(found[0], Base):
+                run = replace(run, base=run.base or log_identity_of(message).base)
+                reader = GroupReader(run)
+            if kind(message) == "base" and (found := reader.read(message)) and isinstance(found[0], Checkpoint):
                 newest = found[0].published
     except TopicError as error:
         raise OutOfStepError(f"{error}: a newer base was written, begin again with it") from error

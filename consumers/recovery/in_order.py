@@ -1,4 +1,4 @@
-"""The share of a learner ``paths``: every micro-batch once, one after the other.
+"""The share of a learner ``marketplace``: every micro-batch once, one after the other.
 
 Its steps depend on the order and on the borders of micro-batches, so it has a group to itself, and what was committed
 is never settled again: it is applied as the journal tells it.
@@ -7,10 +7,10 @@ is never settled again: it is applied as the journal tells it.
 from dataclasses import dataclass
 
 from pipeline.errors import RecoveryError
-from pipeline.group.membership import Holdings, Learnt
+from pipeline.group.membership import Learnt, PartitionOwner
 from pipeline.group.shared import Clock
-from pipeline.learners.marketplace.learner import Paths
-from pipeline.learners.marketplace.settling import Update
+from pipeline.learners.marketplace.learner import Marketplace
+from pipeline.learners.marketplace.settling import MarketplaceUpdate
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -19,10 +19,10 @@ class Step:
 
     begin: Clock
     end: Clock
-    update: Update
+    update: MarketplaceUpdate
 
 
-class InOrder(Holdings[Step]):
+class InOrderOwner(PartitionOwner[Step]):
     """Steps of all partitions, in the order of the journal.
 
     Parameters
@@ -33,7 +33,7 @@ class InOrder(Holdings[Step]):
         Grows with every step.
     """
 
-    def __init__(self, name: str, clock: Clock, learner: Paths) -> None:
+    def __init__(self, name: str, clock: Clock, learner: Marketplace) -> None:
         super().__init__(name)
         self._clock, self._learner = dict(clock), learner
 
@@ -41,24 +41,24 @@ class InOrder(Holdings[Step]):
     def clock(self) -> Clock:
         return self._clock
 
-    def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
-        start, stop = super().given(partition, committed, first)
+    def acquire(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
+        start, stop = super().acquire(partition, committed, first)
         if committed is None:
             self._clock[partition] = stop
         return start, stop
 
-    def again(self, partition: int, learnt: Learnt[Step]) -> None:
-        super().again(partition, learnt)
+    def relearn(self, partition: int, learnt: Learnt[Step]) -> None:
+        super().relearn(partition, learnt)
         self._learner.clear()  # or all of a long journal would wait in memory
 
-    def ready(self, partition: int, position: int) -> None:
+    def mark_ready(self, partition: int, position: int) -> None:
         """As above. Raises RecoveryError if the journal ended before."""
         if (reach := self._clock.get(partition, 0)) != position:
             raise RecoveryError(
                 f"partition {partition}: the group stands at {position}, but its snapshots and its journal end at "
                 f"{reach}: put back a snapshot that reaches further, or choose another --group"
             )
-        super().ready(partition, position)
+        super().mark_ready(partition, position)
 
     def _learn(self, partition: int, learnt: Learnt[Step]) -> None:  # noqa: ARG002
         step = learnt.update

@@ -1,4 +1,4 @@
-"""What a group's journal can tell its one learner ``paths``: the ``takeover.Log`` without a single image.
+"""What a group's journal can tell its one learner ``marketplace``: the ``takeover.Log`` without a single image.
 
 An update is written to the journal with the micro-batch that it is of, in one transaction with the group's positions;
 so whatever was committed can be applied again, in order.
@@ -14,28 +14,30 @@ from consumers.recovery.in_order import Step
 from pipeline.broker import Broker, Message, Partition
 from pipeline.errors import GroupBusyError, RecoveryError, TopicError
 from pipeline.group.membership import Learnt
-from pipeline.group.shared import Record
+from pipeline.group.shared import GroupRecord
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import PathsIdentity, identity_of
-from pipeline.learners.marketplace.settling import Update
-from pipeline.records.journal import MicroBatch, decode
+from pipeline.learners.identity import MarketplaceIdentity, identity_of
+from pipeline.learners.marketplace.settling import MarketplaceUpdate
+from pipeline.records.journal import JournalEntry, decode
 from pipeline.records.topics import Topics
 
 log = logging.getLogger(__name__)
 
 NOTE = "paths"
-"""Beside the positions of a group that learns with it."""
+"""Beside the positions of a group that learns with it: what ``marketplace`` was called when this was first written."""
 
 WHY = (
-    "paths computes in floats and depends on the order of the stream, so its learning cannot be shared: stop that "
-    "learner, give this one another --group, or use --learner clearing for several"
+    "marketplace computes in floats and depends on the order of the stream, so its learning cannot be shared: stop "
+    "that learner, give this one another --group, or use --learner clearing for several"
 )
 
 
 class JournalLog:
     """The journal of one group, from ``position`` on."""
 
-    def __init__(self, broker: Broker, topics: Topics, group: str, identity: PathsIdentity, position: int) -> None:
+    def __init__(
+        self, broker: Broker, topics: Topics, group: str, identity: MarketplaceIdentity, position: int
+    ) -> None:
         self._broker, self._images, self._group, self._identity = broker, topics.images, group, identity
         self._journal = Partition(topics.updates, 0)
         self.position = self._end = position
@@ -61,11 +63,11 @@ class JournalLog:
     def end_of_sums(self) -> int:
         return 0
 
-    def read_sums(self, end: int | None = None) -> tuple[list[tuple[Record[Sums], int]], bool]:  # noqa: ARG002
+    def read_group(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[Sums], int]], bool]:  # noqa: ARG002
         """There are no others to be followed."""
         return [], True
 
-    def learnt_again(self, partition: int, start: int, stop: int) -> Iterator[Learnt[Step]]:
+    def replay(self, partition: int, start: int, stop: int) -> Iterator[Learnt[Step]]:
         """What the journal tells, of all partitions, if anything is missing in this one. Raises RecoveryError."""
         if start == stop:
             return
@@ -73,7 +75,9 @@ class JournalLog:
         for message in self._messages():
             one = self._decoded(message)
             assert one.update is not None
-            yield Learnt(one.end.get(partition, start), Step(one.begin, one.end, Update.of(one.update)), one.labelled)
+            yield Learnt(
+                one.end.get(partition, start), Step(one.begin, one.end, MarketplaceUpdate.of(one.update)), one.labelled
+            )
             self.position = message.offset + 1
         self.position = self._end
 
@@ -101,11 +105,11 @@ class JournalLog:
             except TopicError as error:
                 raise RecoveryError(f"the journal is needed to rebuild the model: {error}") from error
 
-    def _decoded(self, message: Message) -> MicroBatch:
+    def _decoded(self, message: Message) -> JournalEntry:
         one = decode(message)
         identity = identity_of(one.identity or {}) if one.identity else None
         if identity != self._identity or one.update is None:
-            differs = identity.difference(self._identity) if identity else "learner clearing is not paths"
+            differs = identity.difference(self._identity) if identity else "learner clearing is not marketplace"
             raise RecoveryError(
                 f"group {self._group} has learnt with another identity ({differs}): use the settings that it began "
                 "with, or choose another --group"

@@ -1,4 +1,4 @@
-"""The state of the learner ``paths``, of which a group has one.
+"""The state of the learner ``marketplace``, of which a group has one.
 
 What it is, is its base and the journal of its updates. A snapshot is the base of a later generation; what lies between
 that and the group's positions is applied as the journal tells it, without a single image.
@@ -12,18 +12,18 @@ from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
 
-from consumers.job import Job
-from consumers.recovery.in_order import InOrder, Step
+from consumers.job import MicroBatch
+from consumers.recovery.in_order import InOrderOwner, Step
 from consumers.recovery.journal_log import NOTE, WHY, JournalLog
 from consumers.recovery.state import Recovery, State
 from pipeline.broker import Consumer
 from pipeline.errors import GroupBusyError
 from pipeline.group.membership import Learnt
-from pipeline.learners.identity import PathsIdentity
+from pipeline.learners.identity import MarketplaceIdentity
 from pipeline.learners.marketplace import beginning, make
 from pipeline.learners.marketplace.base import Base
-from pipeline.learners.marketplace.learner import Paths, leaders
-from pipeline.learners.marketplace.settling import Update
+from pipeline.learners.marketplace.learner import Marketplace, leaders
+from pipeline.learners.marketplace.settling import MarketplaceUpdate
 from pipeline.learners.marketplace.terms import Terms
 from pipeline.learners.protocol import AnyLearner
 from pipeline.monitoring.scores import Scores
@@ -39,13 +39,13 @@ SLACK_SECONDS = 3.0
 
 
 @dataclass(kw_only=True)
-class PathsState(State):
+class MarketplaceState(State):
     """A model, and the journal that it grows by."""
 
-    learner: Paths
-    share: InOrder
+    learner: Marketplace
+    share: InOrderOwner
     log: JournalLog
-    identity: PathsIdentity
+    identity: MarketplaceIdentity
     topic_id: str
 
     note = NOTE
@@ -70,17 +70,17 @@ class PathsState(State):
             journal_position=self.log.passed(),
         )
 
-    def parts(self, job: Job) -> Mapping[int, Learnt[Step]]:
+    def parts(self, job: MicroBatch) -> Mapping[int, Learnt[Step]]:
         """The one step, with each of its partitions: the share takes it once."""
         step = Step({number: job.clock[number] for number in job.ends}, job.ends, job.update)
         return {number: Learnt(end, step, 0) for number, end in job.ends.items()}
 
-    def told(self, update: Update) -> Mapping[str, Any]:
+    def journal_fields(self, update: MarketplaceUpdate) -> Mapping[str, Any]:
         return {"identity": asdict(self.identity), "update": update.record()}
 
 
 @dataclass(frozen=True)
-class PathsRecovery(Recovery):
+class MarketplaceRecovery(Recovery):
     """Rebuilds a model."""
 
     @cached_property
@@ -89,9 +89,9 @@ class PathsRecovery(Recovery):
         return beginning(self.settings.learner, self.settings)
 
     @property
-    def identity(self) -> PathsIdentity:
+    def identity(self) -> MarketplaceIdentity:
         base, terms = self.beginning
-        return PathsIdentity.of(base.digest, terms)
+        return MarketplaceIdentity.of(base.digest, terms)
 
     def serving(self, snapshot: Snapshot) -> AnyLearner:
         assert isinstance(snapshot.model, Base)
@@ -101,11 +101,11 @@ class PathsRecovery(Recovery):
         base, terms = self.beginning
         model = own.model if own else base
         assert isinstance(model, Base)
-        learner = Paths(model, make(base.shape, self.settings.backend), terms)
+        learner = Marketplace(model, make(base.shape, self.settings.backend), terms)
         position = own.journal_position if own else 0
-        return PathsState(
+        return MarketplaceState(
             learner=learner,
-            share=InOrder(self.group, own.clock if own else {}, learner),
+            share=InOrderOwner(self.group, own.clock if own else {}, learner),
             log=JournalLog(self.broker, self.topics, self.group, self.identity, position),
             scores=Scores(self.settings.window),
             identity=self.identity,
@@ -127,4 +127,4 @@ class PathsRecovery(Recovery):
         while self.broker.members(self.group):
             if time.monotonic() > deadline or stop.wait(LOOK_SECONDS):
                 raise GroupBusyError(f"group {self.group} has its one learner already: {WHY}")
-            self.came_round()
+            self.heartbeat()

@@ -1,6 +1,6 @@
 """What a learner knows, and how it comes to know it again after a stop or a crash: what all kinds have in common.
 
-``consumers.recovery.clearing`` is ``clearing``, ``consumers.recovery.marketplace`` the learner ``paths``.
+``consumers.recovery.clearing`` is ``clearing``, ``consumers.recovery.marketplace`` the learner ``marketplace``.
 """
 
 import logging
@@ -12,14 +12,14 @@ from typing import Any
 
 import orjson
 
-from consumers.job import Job
+from consumers.job import MicroBatch
 from consumers.recovery.group_log import GroupLog
 from consumers.recovery.journal_log import JournalLog
 from pipeline.broker import Broker, Consumer, Record
 from pipeline.errors import RecoveryError, SnapshotError
-from pipeline.group.membership import Holdings, Learnt, Publication
-from pipeline.group.single import Frozen
-from pipeline.learners.identity import Parts
+from pipeline.group.membership import Learnt, PartitionOwner, Publication
+from pipeline.group.single import ServingOwner
+from pipeline.learners.identity import Identity
 from pipeline.learners.protocol import AnyLearner
 from pipeline.monitoring.scores import Scores
 from pipeline.records.topics import Topics
@@ -38,7 +38,7 @@ class State(ABC):
     """
 
     learner: AnyLearner
-    share: Holdings[Any]
+    share: PartitionOwner[Any]
     log: GroupLog | JournalLog
     scores: Scores
     scored: int = 0
@@ -60,11 +60,11 @@ class State(ABC):
         """What it has for good, as a value; ``predictions`` is the present end of that topic."""
         return None
 
-    def parts(self, job: Job) -> Mapping[int, Learnt[Any]]:
+    def parts(self, job: MicroBatch) -> Mapping[int, Learnt[Any]]:
         """What a micro-batch led to, partition by partition."""
         return {number: Learnt(end, None, 0) for number, end in job.ends.items()}
 
-    def told(self, update: Any) -> Mapping[str, Any]:  # noqa: ARG002
+    def journal_fields(self, update: Any) -> Mapping[str, Any]:  # noqa: ARG002
         """What the journal tells of an update besides what it tells of every micro-batch."""
         return {}
 
@@ -92,7 +92,7 @@ class Recovery(ABC):
     """Rebuilds the state of a group.
 
     A frozen group does not learn: it serves ``base`` as it is. Otherwise ``base`` is the model to begin with.
-    ``came_round`` is called while this takes its time.
+    ``heartbeat`` is called while this takes its time.
     """
 
     broker: Broker
@@ -102,11 +102,11 @@ class Recovery(ABC):
     base: Snapshot | None
     frozen: bool
     settings: Settings
-    came_round: Callable[[], None]
+    heartbeat: Callable[[], None]
 
     @property
     @abstractmethod
-    def identity(self) -> Parts:
+    def identity(self) -> Identity:
         """What must agree with snapshots and with what is on the broker."""
 
     @abstractmethod
@@ -146,7 +146,7 @@ class Recovery(ABC):
     def _frozen(self, topic_id: str) -> State:
         assert self.base, "a frozen group has something to serve"
         learner = self.serving(self.base)
-        share = Frozen(self.group, self.base.clock if self.base.topic_id == topic_id else {})
+        share = ServingOwner(self.group, self.base.clock if self.base.topic_id == topic_id else {})
         log_ = GroupLog(self.broker, self.topics, self.group, learner, self.settings.batch_size)
         return Serving(learner, share, log_, Scores(self.settings.window), model=self.base.digest)
 

@@ -1,7 +1,7 @@
-"""The plan of a stream: which image comes at which position. Made from a scenario, without a broker.
+"""A stream: which image comes at which position. Made from a scenario, without a broker.
 
 scenario = load("mixed")
-stream = plan(scenario, load_splits(scenario, settings))
+stream = make_stream(scenario, load_splits(scenario, settings))
 stream.images(0, 256), stream.labels[:256], stream.record(0)
 """
 
@@ -32,7 +32,7 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Plan:
+class Stream:
     """A stream of n images.
 
     Attributes
@@ -95,7 +95,7 @@ def load_splits(scenario: Scenario, settings: Settings) -> dict[Name, Split]:
     }
 
 
-def plan(scenario: Scenario, splits: Mapping[Name, Split], run: str | None = None) -> Plan:
+def make_stream(scenario: Scenario, splits: Mapping[Name, Split], run: str | None = None) -> Stream:
     """Draw every image of the stream. ``run`` begins the ids of its records (default: name-seed).
 
     Raises ScenarioError, which names file and line, where a class has fewer images than are asked for.
@@ -111,7 +111,7 @@ def plan(scenario: Scenario, splits: Mapping[Name, Split], run: str | None = Non
     names[~np.concatenate([_labelled(scenario.seed, phase) for phase in scenario.phases])] = None
     ends = np.cumsum([phase.images for phase in scenario.phases]).tolist()
     spans = zip(scenario.phases, [0, *ends[:-1]], ends, strict=True)
-    return Plan(
+    return Stream(
         scenario,
         run or f"{scenario.name}-{scenario.seed}",
         used,

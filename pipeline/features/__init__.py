@@ -1,4 +1,4 @@
-"""The trunk: fixed integer layers from an image to its products; the same bits whatever computes it."""
+"""Features: fixed integer layers from an image to its products; the same bits whatever computes it."""
 
 import glob
 import os
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from pipeline.features.filters import Filters
 
-Trunk = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
+Features = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
 """From images ``uint8[n, 28, 28]`` to products ``uint8[n, D]``."""
 
 Backend = Literal["auto", "blas", "tinygrad"]
@@ -19,18 +19,18 @@ Backend = Literal["auto", "blas", "tinygrad"]
 DEVICE_FILES = ("/dev/nvidia*", "/dev/kfd", "/dev/dri/renderD*", "/dev/kgsl*", "/dev/dxg")
 """Linux has one of these where there is an accelerator, of any maker."""
 
-__all__ = ["Backend", "Filters", "Trunk", "make", "takes_blas"]
+__all__ = ["Backend", "Features", "Filters", "make", "takes_blas"]
 
 
-def make(filters: Filters, backend: Backend = "auto", batch_size: int = 256) -> Trunk:
-    """A trunk that computes ``filters``; tinygrad compiles it for exactly ``batch_size`` images, here and now."""
+def make(filters: Filters, backend: Backend = "auto", batch_size: int = 256) -> Features:
+    """Features that compute ``filters``; tinygrad compiles it for exactly ``batch_size`` images, here and now."""
     if takes_blas(backend):
-        from pipeline.features.blas import BlasTrunk
+        from pipeline.features.blas import BlasFeatures
 
-        return BlasTrunk(filters)
-    from pipeline.features.tinygrad import DeviceTrunk
+        return BlasFeatures(filters)
+    from pipeline.features.tinygrad import TinygradFeatures
 
-    return DeviceTrunk(filters, batch_size)
+    return TinygradFeatures(filters, batch_size)
 
 
 def takes_blas(backend: Backend) -> bool:

@@ -1,4 +1,4 @@
-"""The trunk on a CPU: matrix products in BLAS, without writing an image out 49 times.
+"""The features on a CPU: matrix products in BLAS, without writing an image out 49 times.
 
 A convolution is usually made a matrix product by copying every window of the image (im2col); the copying then
 costs more than the product. Here only the *rows* of a window are put side by side. Its columns then follow
@@ -82,7 +82,7 @@ class _Workspace:
         self.cells_2 = np.empty((CHUNK, f.GRID**2, c2), np.float32)
 
 
-class BlasTrunk:
+class BlasFeatures:
     """Computes the products of images: ``uint8[n, 28, 28]`` to ``uint8[n, D]``."""
 
     def __init__(self, filters: Filters) -> None:

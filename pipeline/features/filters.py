@@ -1,6 +1,6 @@
-"""The trunk's integer filters and constants, and the proof that no sum leaves exact float32.
+"""The features' integer filters and constants, and the proof that no sum leaves exact float32.
 
-Every number on the way through the trunk is an integer below 2²⁴, so float32 adds it up without rounding in
+Every number on the way through the features is an integer below 2²⁴, so float32 adds it up without rounding in
 whatever order a kernel chooses. What is allowed on the way: sums of products, maximum, minimum, and division
 by a power of two followed by a floor.
 """
@@ -38,7 +38,7 @@ CAP_2 = 4095
 CAP_PRODUCT = 255
 
 VERSION = 1
-"""Raised by whoever changes what the trunk computes without changing any number in this file."""
+"""Raised by whoever changes what the features compute without changing any number in this file."""
 
 
 def cells(n: int) -> tuple[int, ...]:
@@ -80,7 +80,7 @@ def random_filters(seed: int, count: int, channels: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Filters:
-    """The trunk as a value: a pure function of ``seed`` and ``count``, the number of layer-2 filters.
+    """The features as a value: a pure function of ``seed`` and ``count``, the number of layer-2 filters.
 
     Raises
     ------

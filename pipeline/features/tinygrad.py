@@ -1,4 +1,4 @@
-"""The trunk in tinygrad: for any device that tinygrad knows.
+"""The features in tinygrad: for any device that tinygrad knows.
 
 Direct convolutions in float32 only: Winograd's would round, so it is switched off. No division: it might become a
 multiplication by a rounded reciprocal.
@@ -46,7 +46,7 @@ def _pooled(maps: Tensor, shift: int) -> Tensor:
     return (sums * 2.0**-shift).floor().minimum(f.CAP_PRODUCT)
 
 
-class DeviceTrunk:
+class TinygradFeatures:
     """Computes the products of images: ``uint8[n, 28, 28]`` to ``uint8[n, D]``.
 
     Compiles when it is made, for ``batch_size`` images; fewer are padded, more are cut up.

@@ -17,10 +17,10 @@ import orjson
 from pipeline.broker import Message
 from pipeline.broker import Record as Raw
 from pipeline.errors import SumsError
-from pipeline.group.shared import Base, Delta, Published, Record, Retraction
+from pipeline.group.shared import Checkpoint, Delta, GroupRecord, Retraction, Shared
 from pipeline.learners.clearing.sums import Sums, images_of, packed_size
-from pipeline.learners.identity import Identity
-from pipeline.learners.protocol import Integers, Update
+from pipeline.learners.identity import ClearingIdentity
+from pipeline.learners.protocol import ClearingUpdate, Integers
 
 SCHEMA = 1
 PIECE = 8_000_000
@@ -30,7 +30,7 @@ C = TypeVar("C")
 
 
 @dataclass(frozen=True)
-class Run:
+class LogIdentity:
     """What all records of one topic ``sums`` agree on.
 
     Parameters
@@ -45,13 +45,13 @@ class Run:
 
     group: str
     topic_id: str
-    identity: Identity
+    identity: ClearingIdentity
     base: str
     width: int
 
     def difference(self, fields: Mapping[str, Any]) -> str:
         """How the run that these fields are of differs, for a person; empty if it does not. Raises what they lack."""
-        other = Run(**{**fields, "identity": Identity(**fields["identity"])})
+        other = LogIdentity(**{**fields, "identity": ClearingIdentity(**fields["identity"])})
         named = [
             f"{name.replace('_', ' ')} {mine!r} is not {theirs!r}"
             for name in ("group", "topic_id", "base", "width")
@@ -60,9 +60,9 @@ class Run:
         return ", ".join([*filter(None, [self.identity.difference(other.identity)]), *named])
 
 
-def encode(topic: str, run: Run, record: Record[Sums]) -> list[Raw]:
+def encode(topic: str, run: LogIdentity, record: GroupRecord[Sums]) -> list[Raw]:
     """A record's pieces, for one transaction."""
-    sums = record.published.sums if isinstance(record, Base) else record.sums
+    sums = record.published.sums if isinstance(record, Checkpoint) else record.sums
     body, form = _images(sums.few) if sums.few else _integers(sums)
     about = orjson.dumps({"v": SCHEMA, "id": record.id, "run": asdict(run), "form": form, **_fields(record)})
     frame = lz4.frame.compress(body, content_checksum=True)
@@ -99,22 +99,22 @@ class Pieces(Generic[C]):
         return min((offset for offset, _ in self._begun.values()), default=after)
 
 
-class Reader:
+class GroupReader:
     """Reads the records of one run."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: LogIdentity) -> None:
         self._run = run
         self._pieces = Pieces[bytes]()
-        self._own: dict[str, Record[Sums]] = {}
+        self._own: dict[str, GroupRecord[Sums]] = {}
 
-    def expect(self, own: Iterable[Record[Sums]]) -> None:
+    def expect(self, own: Iterable[GroupRecord[Sums]]) -> None:
         """Hand these out as they are when they come back: to decode them takes as long as to learn from 500 images.
 
         Only those of the last call are expected.
         """
         self._own = {record.id: record for record in own}
 
-    def read(self, message: Message) -> tuple[Record[Sums], int] | None:
+    def read(self, message: Message) -> tuple[GroupRecord[Sums], int] | None:
         """One message of ``sums``; the record that it completes, if any, and the position after it.
 
         Raises SumsError for one that is damaged, of another version, or of another run: it says what differs.
@@ -141,10 +141,10 @@ class Reader:
         return record, self._pieces.position(message.offset + 1)
 
 
-def run_in(message: Message) -> Run:
+def log_identity_of(message: Message) -> LogIdentity:
     """The run that a message of ``sums`` is of."""
     fields = _about(message)["run"]
-    return Run(**{**fields, "identity": Identity(**fields["identity"])})
+    return LogIdentity(**{**fields, "identity": ClearingIdentity(**fields["identity"])})
 
 
 def kind(message: Message) -> str:
@@ -170,13 +170,13 @@ def _about(message: Message) -> dict[str, Any]:
     return about
 
 
-def _fields(record: Record[Sums]) -> dict[str, Any]:
+def _fields(record: GroupRecord[Sums]) -> dict[str, Any]:
     match record:
         case Delta():
             return {"kind": "delta", "spans": [[p, *span] for p, span in record.spans.items()]}
         case Retraction():
             return {"kind": "retraction", "clock": list(record.clock.items())}
-        case Base(published=published):
+        case Checkpoint(published=published):
             return {
                 "kind": "base",
                 "clock": list(published.clock.items()),
@@ -185,7 +185,7 @@ def _fields(record: Record[Sums]) -> dict[str, Any]:
             }
 
 
-def _record(about: Mapping[str, Any], sums: Sums) -> Record[Sums]:
+def _record(about: Mapping[str, Any], sums: Sums) -> GroupRecord[Sums]:
     match about["kind"]:
         case "delta":
             spans = {p: (start, stop) for p, start, stop in about["spans"]}
@@ -193,8 +193,8 @@ def _record(about: Mapping[str, Any], sums: Sums) -> Record[Sums]:
         case "retraction":
             return Retraction(about["id"], dict(about["clock"]), sums)
         case "base":
-            published = Published(sums, dict(about["clock"]), about["position"], frozenset(about["retracted"]))
-            return Base(about["id"], published)
+            published = Shared(sums, dict(about["clock"]), about["position"], frozenset(about["retracted"]))
+            return Checkpoint(about["id"], published)
     raise ValueError(f"kind {about['kind']!r}")
 
 
@@ -206,7 +206,7 @@ def _integers(sums: Sums) -> tuple[bytes, dict[str, Any]]:
     return A + T_body, {"classes": classes, "counts": counts, "A": A_bytes, "T": T_bytes}
 
 
-def _images(updates: Sequence[Update]) -> tuple[bytes, dict[str, Any]]:
+def _images(updates: Sequence[ClearingUpdate]) -> tuple[bytes, dict[str, Any]]:
     images = images_of(updates)
     classes = list(dict.fromkeys(name for update in updates for name in update.classes))
     targets, start = np.zeros((images, len(classes)), np.int64), 0
@@ -231,7 +231,7 @@ def _decoded(form: Mapping[str, Any], frame: bytes, width: int) -> Sums:
     return Sums(A, dict(zip(classes, T, strict=True)), dict(zip(classes, map(int, counts), strict=True)))
 
 
-def _update(form: Mapping[str, Any], frame: bytes, width: int) -> Update:
+def _update(form: Mapping[str, Any], frame: bytes, width: int) -> ClearingUpdate:
     images, classes = form["images"], form["classes"]
     if len(set(classes)) < len(classes) or not all(isinstance(name, str) for name in classes):
         raise ValueError(f"classes {classes}")
@@ -241,7 +241,7 @@ def _update(form: Mapping[str, Any], frame: bytes, width: int) -> Update:
     products = np.ascontiguousarray(np.frombuffer(body[:cut], np.uint8).reshape(width, images).T)
     targets = _wide(body[cut:end], form["T"]).reshape(images, len(classes))
     labels = tuple(classes[i] for i in _wide(body[end:], form["labels"]))
-    return Update(products, targets, labels, tuple(classes))
+    return ClearingUpdate(products, targets, labels, tuple(classes))
 
 
 def _decompressed(frame: bytes, size: int) -> bytes:

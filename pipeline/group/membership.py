@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 from pipeline.errors import FencedError, RecoveryError
-from pipeline.group.shared import Base, Clock, Delta, G, Record
+from pipeline.group.shared import Checkpoint, Clock, Delta, G, GroupRecord
 
 U = TypeVar("U")
 
@@ -24,7 +24,7 @@ class Learnt(Generic[U]):
 
 
 @dataclass
-class Holding(Generic[U]):
+class OwnedPartition(Generic[U]):
     """A partition that a learner holds: the next offset, and what was learnt since the clock.
 
     Not ``ready`` as long as images before the group's position are to be learnt from again.
@@ -48,15 +48,15 @@ class Publication(Generic[G]):
     """
 
     delta: Delta[G] | None = None
-    base: Base[G] | None = None
+    base: Checkpoint[G] | None = None
     positions: Clock = field(default_factory=dict)
 
     @property
-    def records(self) -> list[Record[G]]:
+    def records(self) -> list[GroupRecord[G]]:
         return [record for record in (self.delta, self.base) if record]
 
 
-class Holdings(ABC, Generic[U]):
+class PartitionOwner(ABC, Generic[U]):
     """The share of a learner that publishes nothing.
 
     Attributes
@@ -70,7 +70,7 @@ class Holdings(ABC, Generic[U]):
     def __init__(self, name: str) -> None:
         self.name = name
         self.deletable = 0
-        self._held: dict[int, Holding[U]] = {}
+        self._held: dict[int, OwnedPartition[U]] = {}
         self._open: Publication[Any] | None = None
 
     @property
@@ -103,12 +103,12 @@ class Holdings(ABC, Generic[U]):
         """How far a snapshot would reach: its clock, all partitions added up."""
         return sum(self.positions.values())
 
-    def read(self, record: Record[Any], position: int) -> None:
+    def read(self, record: GroupRecord[Any], position: int) -> None:
         """A committed record of ``sums``; it is nothing to a learner that does not follow others."""
 
     # -- partitions come and go
 
-    def keep(self, partitions: Collection[int]) -> None:
+    def set_assignment(self, partitions: Collection[int]) -> None:
         """Those are assigned to this learner now; what it has not published of others is thrown away.
 
         None is ready before it was taken over, also if it was held before: nobody can say who had it in between.
@@ -118,7 +118,7 @@ class Holdings(ABC, Generic[U]):
         for holding in self._held.values():
             holding.ready = False
 
-    def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
+    def acquire(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
         """Hold a partition; from which offset to which it is to be learnt again.
 
         Where nobody has been yet, work begins at ``first``, the first offset that the topic still has. Raises
@@ -136,14 +136,14 @@ class Holdings(ABC, Generic[U]):
             )
         if partition in self._held and self._held[partition].position > stop:
             self._let_go([partition])
-        return self._held.setdefault(partition, Holding(clock)).position, stop
+        return self._held.setdefault(partition, OwnedPartition(clock)).position, stop
 
-    def again(self, partition: int, learnt: Learnt[U]) -> None:
+    def relearn(self, partition: int, learnt: Learnt[U]) -> None:
         """What somebody had committed was learnt again."""
         self._check_closed()
         self._learn(partition, learnt)
 
-    def ready(self, partition: int, position: int) -> None:
+    def mark_ready(self, partition: int, position: int) -> None:
         """All before ``position`` was learnt: the partition is taken over."""
         self._held[partition].position = position
         self._held[partition].ready = True

@@ -14,13 +14,13 @@ from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 from pipeline.errors import FencedError
-from pipeline.group.membership import Holdings, Learnt, Publication, U
-from pipeline.group.shared import Base, Clock, Delta, G, Published, Record
+from pipeline.group.membership import Learnt, PartitionOwner, Publication, U
+from pipeline.group.shared import Checkpoint, Clock, Delta, G, GroupRecord, Shared
 
 LONG_DELTA, SHORT_DELTA = 1_000, 50
 """Images. A delta of more takes no longer to read, one of less no shorter."""
 
-BASE_IMAGES = 16 * LONG_DELTA
+CHECKPOINT_IMAGES = 16 * LONG_DELTA
 """A base is due after deltas of so many images: a newcomer reads no more than those and one base, or two."""
 
 EARLY = 2_048
@@ -59,7 +59,7 @@ class Adder(Protocol[U_contra, H]):
         """What it holds beyond these sums, which is what the updates add up to."""
 
 
-class Schedule:
+class PublishingSchedule:
     """When to publish: at an eighth more images than the last time, after ``EARLY`` of them at half as many again, from
     the beginning after a new class, and every ``most`` images.
 
@@ -85,7 +85,7 @@ class Schedule:
         self._next = max(1, self._images + -(-self._images // (8 if self._images < EARLY else 2)))
 
 
-class Share(Holdings[U], Generic[U, G]):
+class PublishingOwner(PartitionOwner[U], Generic[U, G]):
     """What one learner holds.
 
     Parameters
@@ -98,29 +98,29 @@ class Share(Holdings[U], Generic[U, G]):
         Holds ``published.sums``, and grows and shrinks with everything that this share is told.
     most
         Images after which to publish, at most ``MOST_UNPUBLISHED``.
-    base_images
+    checkpoint_images
         Images in deltas after which a base is due, from whoever holds partition 0.
-    base_due
+    checkpoint_due
         Whether one is due at once: nobody else could tell what the group began with.
     """
 
     def __init__(
         self,
         name: str,
-        published: Published[G],
+        published: Shared[G],
         adder: Adder[U, G],
         most: int,
-        base_images: int = BASE_IMAGES,
-        base_due: bool = False,
+        checkpoint_images: int = CHECKPOINT_IMAGES,
+        checkpoint_due: bool = False,
     ) -> None:
         super().__init__(name)
         self.published, self.adder = published, adder
         self.deletable = published.position
-        self._schedule = Schedule(most)
-        self._base_images = base_images
+        self._schedule = PublishingSchedule(most)
+        self._checkpoint_images = checkpoint_images
         self._awaited: set[str] = set()
         self._made = 0
-        self._since_base = base_images if base_due else 0
+        self._since_checkpoint = checkpoint_images if checkpoint_due else 0
 
     @property
     def clock(self) -> Clock:
@@ -147,14 +147,14 @@ class Share(Holdings[U], Generic[U, G]):
     def reach(self) -> int:
         return sum(self.published.clock.values())
 
-    def kept(self) -> Published[G]:
+    def kept(self) -> Shared[G]:
         """What a snapshot is to hold: sums that nobody will take away from this learner."""
         return self.published
 
     # -- what others did
 
-    def read(self, record: Record[G], position: int) -> None:
-        """A committed record of ``sums``, in the order of the log; ``position`` is that of ``Published``.
+    def read(self, record: GroupRecord[G], position: int) -> None:
+        """A committed record of ``sums``, in the order of the log; ``position`` is that of ``Shared``.
 
         Raises OutOfStepError: make a new share, from the newest base.
         """
@@ -162,26 +162,26 @@ class Share(Holdings[U], Generic[U, G]):
         if self.published.lacks(record):
             self._change(record)
             self.published = self.published.plus(record)
-        if isinstance(record, Base):
-            self.deletable, self._since_base = max(self.deletable, record.published.position), 0
+        if isinstance(record, Checkpoint):
+            self.deletable, self._since_checkpoint = max(self.deletable, record.published.position), 0
         self._awaited.discard(record.id)
         self.published = replace(self.published, position=position)
 
-    def _change(self, record: Record[G]) -> None:
+    def _change(self, record: GroupRecord[G]) -> None:
         match record:
             case Delta():
-                self._since_base += counted(record.images)
+                self._since_checkpoint += counted(record.images)
                 if record.id not in self._awaited:  # its own is in the adder already
                     self._let_go(record.spans)
                     self.adder.add_sums(record.sums)
-            case Base():
+            case Checkpoint():
                 return
             case _:
                 self.adder.remove_sums(record.sums)
 
     # -- partitions come and go
 
-    def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
+    def acquire(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
         """Hold a partition; from which offset to which its images are to be learnt from again.
 
         ``sums`` must have been read up to an end that was asked for after ``committed``, with uncommitted records
@@ -194,7 +194,7 @@ class Share(Holdings[U], Generic[U, G]):
                 f"partition {partition}: the sums reach {clock}, past the group's position {committed}: another "
                 "learner has it now, or positions were moved back"
             )
-        return super().given(partition, committed, first)
+        return super().acquire(partition, committed, first)
 
     def _let_go(self, partitions: Iterable[int]) -> None:
         """What was not published of these partitions is no longer this learner's."""
@@ -220,13 +220,13 @@ class Share(Holdings[U], Generic[U, G]):
 
     def _publication(self, at_rest: bool) -> Publication[G]:
         delta: Delta[G] | None = None
-        base: Base[G] | None = None
+        base: Checkpoint[G] | None = None
         if not self._awaited:
             if (at_rest or self._schedule.due(self.unpublished)) and (spans := self._spans()):
                 updates = [learnt.update for p in spans for learnt in self._held[p].learnt]
                 delta = Delta(self._id(), spans, self.adder.beyond(self.published.sums, updates), self.unpublished)
-            if 0 in self._held and self._since_base >= self._base_images:
-                base = Base(self._id(), self.published)
+            if 0 in self._held and self._since_checkpoint >= self._checkpoint_images:
+                base = Checkpoint(self._id(), self.published)
         return Publication(delta, base)
 
     def _spans(self) -> dict[int, tuple[int, int]]:

@@ -21,7 +21,7 @@ Clock = Mapping[int, int]
 """The next offset of each partition; 0 for a partition that is left out."""
 
 
-class Group(Protocol):
+class Additive(Protocol):
     """Values with + and −, such as ``Sums``."""
 
     def __add__(self, other: Any) -> Self: ...
@@ -29,7 +29,7 @@ class Group(Protocol):
     def __sub__(self, other: Any) -> Self: ...
 
 
-G = TypeVar("G", bound=Group)
+G = TypeVar("G", bound=Additive)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +55,7 @@ class Retraction(Generic[G]):
 
 
 @dataclass(frozen=True, eq=False)
-class Published(Generic[G]):
+class Shared(Generic[G]):
     """Published sums.
 
     Parameters
@@ -75,7 +75,7 @@ class Published(Generic[G]):
     position: int = 0
     retracted: frozenset[str] = frozenset()
 
-    def lacks(self, record: "Record[G]") -> bool:
+    def lacks(self, record: "GroupRecord[G]") -> bool:
         """Whether the record has yet to be added. Raises OutOfStepError."""
         match record:
             case Delta():
@@ -85,7 +85,7 @@ class Published(Generic[G]):
                 return record.id not in self.retracted
         return False
 
-    def plus(self, record: "Record[G]") -> Self:
+    def plus(self, record: "GroupRecord[G]") -> Self:
         """With a record that they lack."""
         match record:
             case Delta():
@@ -114,11 +114,11 @@ class Published(Generic[G]):
 
 
 @dataclass(frozen=True, eq=False)
-class Base(Generic[G]):
+class Checkpoint(Generic[G]):
     """Published sums as a record. What lies before their position need not be kept."""
 
     id: str
-    published: Published[G]
+    published: Shared[G]
 
 
-Record = Delta[G] | Retraction[G] | Base[G]
+GroupRecord = Delta[G] | Retraction[G] | Checkpoint[G]

@@ -4,19 +4,19 @@ from collections.abc import Collection
 from dataclasses import replace
 from typing import Any, Generic
 
-from pipeline.group.membership import Holding, Holdings, Learnt, U
+from pipeline.group.membership import Learnt, OwnedPartition, PartitionOwner, U
 from pipeline.group.publishing import Adder
-from pipeline.group.shared import Clock, G, Published, Record, Retraction
+from pipeline.group.shared import Clock, G, GroupRecord, Retraction, Shared
 
 
-class Sole(Holdings[U], Generic[U, G]):
+class SingleOwner(PartitionOwner[U], Generic[U, G]):
     """For a broker that gives a group one consumer: what it has committed, nobody can take over.
 
     So all of that is as good as published, and its snapshots are what it begins with. No update is kept, and of
     ``published`` all but the sums counts.
     """
 
-    def __init__(self, name: str, published: Published[G], adder: Adder[U, G]) -> None:
+    def __init__(self, name: str, published: Shared[G], adder: Adder[U, G]) -> None:
         super().__init__(name)
         self.published, self.adder = published, adder
 
@@ -24,11 +24,11 @@ class Sole(Holdings[U], Generic[U, G]):
     def clock(self) -> Clock:
         return self.published.clock
 
-    def kept(self) -> Published[G]:
+    def kept(self) -> Shared[G]:
         """What a snapshot is to hold."""
         return replace(self.published, sums=self.adder.sums(), clock=self.positions)
 
-    def read(self, record: Record[G], position: int) -> None:
+    def read(self, record: GroupRecord[G], position: int) -> None:
         """Retractions are all that others write. In a sum, one may well come before its images."""
         if isinstance(record, Retraction) and record.id not in self.published.retracted:
             self.adder.remove_sums(record.sums)
@@ -40,7 +40,7 @@ class Sole(Holdings[U], Generic[U, G]):
         super()._learn(partition, learnt)
 
 
-class Frozen(Holdings[Any]):
+class ServingOwner(PartitionOwner[Any]):
     """For a learner that only serves: it takes partitions over where its group stands, and learns nothing.
 
     Where the group has not been, it begins at the ``clock`` of what it serves.
@@ -54,10 +54,10 @@ class Frozen(Holdings[Any]):
     def clock(self) -> Clock:
         return self._clock
 
-    def keep(self, partitions: Collection[int]) -> None:  # noqa: ARG002
+    def set_assignment(self, partitions: Collection[int]) -> None:  # noqa: ARG002
         self._held.clear()
 
-    def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
+    def acquire(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
         at = (self.clock.get(partition, 0) or first) if committed is None else committed
-        self._held[partition] = Holding(at)
+        self._held[partition] = OwnedPartition(at)
         return at, at

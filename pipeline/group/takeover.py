@@ -3,8 +3,8 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Generic, Protocol
 
-from pipeline.group.membership import Holdings, Learnt, U
-from pipeline.group.shared import G, Record
+from pipeline.group.membership import Learnt, PartitionOwner, U
+from pipeline.group.shared import G, GroupRecord
 
 
 class Log(Protocol, Generic[U, G]):
@@ -19,25 +19,25 @@ class Log(Protocol, Generic[U, G]):
     def end_of_sums(self) -> int:
         """The end of ``sums``, with those records counted that are not known to be committed."""
 
-    def read_sums(self, end: int | None = None) -> tuple[list[tuple[Record[G], int]], bool]:
+    def read_group(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[G], int]], bool]:
         """Committed records of ``sums``, each with the position after it, on from where the last call stopped.
 
         And whether ``end`` is reached: nothing before it can be committed any more. None: what there is.
         """
 
-    def learnt_again(self, partition: int, start: int, stop: int) -> Iterable[Learnt[U]]:
+    def replay(self, partition: int, start: int, stop: int) -> Iterable[Learnt[U]]:
         """What the images of a partition between two offsets led to, once more."""
 
 
-def read(share: Holdings[U], log: Log[U, G], end: int | None = None) -> bool:
+def read(share: PartitionOwner[U], log: Log[U, G], end: int | None = None) -> bool:
     """Take in what others have published; whether ``end`` is reached. Raises OutOfStepError."""
-    records, reached = log.read_sums(end)
+    records, reached = log.read_group(end)
     for record, position in records:
         share.read(record, position)
     return reached
 
 
-def take_over(share: Holdings[U], log: Log[U, G], partitions: Collection[int]) -> Iterator[None]:
+def take_over(share: PartitionOwner[U], log: Log[U, G], partitions: Collection[int]) -> Iterator[None]:
     """Take over all ``partitions`` that are assigned to a learner, those that it had before included.
 
     Yields where it has to wait, or where a caller may look whether the assignment still holds; one that does not
@@ -48,7 +48,7 @@ def take_over(share: Holdings[U], log: Log[U, G], partitions: Collection[int]) -
 
     Raises OutOfStepError: make a new share. FencedError: ask for the assignment again.
     """
-    share.keep(partitions)
+    share.set_assignment(partitions)
     while (committed := log.committed(partitions)) is None:
         yield
     yield
@@ -56,8 +56,8 @@ def take_over(share: Holdings[U], log: Log[U, G], partitions: Collection[int]) -
     while not read(share, log, end):
         yield
     for partition in partitions:
-        start, stop = share.given(partition, committed.get(partition), log.first(partition))
-        for learnt in log.learnt_again(partition, start, stop):
-            share.again(partition, learnt)
+        start, stop = share.acquire(partition, committed.get(partition), log.first(partition))
+        for learnt in log.replay(partition, start, stop):
+            share.relearn(partition, learnt)
             yield
-        share.ready(partition, stop)
+        share.mark_ready(partition, stop)

@@ -3,7 +3,7 @@
     python -m pipeline.history list
     python -m pipeline.history show 17
     python -m pipeline.history show s3
-    python -m pipeline.history stretch s2 s3 -o stretch.safetensors
+    python -m pipeline.history difference s2 s3 -o difference.safetensors
     python -m pipeline.history verify s3
     python -m pipeline.history retract --label Dress
 
@@ -30,7 +30,7 @@ from pipeline.broker import Broker, connect
 from pipeline.errors import SettingsError, SnapshotError
 from pipeline.history import listing as chronicle
 from pipeline.history import retract, retraction, verify
-from pipeline.history.difference import stretch
+from pipeline.history.difference import difference
 from pipeline.history.listing import Row, name_of
 from pipeline.records.journal import Journal
 from pipeline.records.topics import Topics
@@ -54,10 +54,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="What a group of learners learnt, and when.")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def add(command: Command, name: str, about: str) -> argparse.ArgumentParser:
+    def add(command: Command, name: str, about: str, *aliases: str) -> argparse.ArgumentParser:
         shared = cli.parser(about, *PLACE)
         result = commands.add_parser(
-            name, help=about, description=about, epilog=shared.epilog, parents=[shared], add_help=False
+            name,
+            aliases=aliases,
+            help=about,
+            description=about,
+            epilog=shared.epilog,
+            parents=[shared],
+            add_help=False,
         )
         result.set_defaults(command=command)
         return result
@@ -67,7 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     some.add_argument("--last", type=int, default=20, metavar="N", help="only the newest N (default: 20)")
     one = add(_show, "show", "Show all that is known of one micro-batch or snapshot.")
     one.add_argument("which", metavar="WHICH", help=f"a micro-batch's number; or a snapshot, {form}")
-    two = add(_stretch, "stretch", "Write the model of what was learnt from one snapshot to a later one.")
+    two = add(
+        _difference, "difference", "Write the model of what was learnt from one snapshot to a later one.", "stretch"
+    )
     two.add_argument("older", metavar="OLDER", help=f"a snapshot, {form}")
     two.add_argument("newer", metavar="NEWER", help="a later one of the same group")
     two.add_argument("-o", "--out", type=Path, required=True, metavar="FILE", help="the snapshot to write")
@@ -101,14 +109,14 @@ def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     return 0
 
 
-def _stretch(arguments: argparse.Namespace, settings: Settings) -> int:
+def _difference(arguments: argparse.Namespace, settings: Settings) -> int:
     out: Path = arguments.out
     if out.exists():
         raise SettingsError(f"--out: {out} exists already: choose another name")
     if NAME.fullmatch(out.name):
         raise SettingsError(f"--out: {out.name} is what a learner calls its own snapshots: choose another name")
     (_, older), (_, newer) = (_snapshot(which, settings) for which in (arguments.older, arguments.newer))
-    result = stretch(older, newer)
+    result = difference(older, newer)
     snapshots.write(result, out)
     about = chronicle.about_snapshot(result, out)
     _print_about({key: about[key] for key in ("file", "digest", "settled_images", "classes")}, arguments.json)

@@ -1,11 +1,11 @@
-"""The model of a stretch of the stream: the difference of two snapshots' sums."""
+"""The model of what was learnt between two snapshots: the difference of two snapshots' sums."""
 
 from pipeline.errors import SnapshotError
 from pipeline.learners.clearing.sums import Sums
 from pipeline.snapshots.snapshot import Snapshot
 
 
-def stretch(older: Snapshot, newer: Snapshot) -> Snapshot:
+def difference(older: Snapshot, newer: Snapshot) -> Snapshot:
     """What was learnt after ``older`` and up to ``newer``, as a model of its own.
 
     A learner that begins with it goes on where ``newer`` ends. Raises SnapshotError if the two do not belong
@@ -14,7 +14,7 @@ def stretch(older: Snapshot, newer: Snapshot) -> Snapshot:
     check_follows(older, newer)
     if older.topic_id != newer.topic_id:
         raise SnapshotError(
-            f"they were learnt from different topics (ids {older.topic_id} and {newer.topic_id}): no stretch of one "
+            f"they were learnt from different topics (ids {older.topic_id} and {newer.topic_id}): no difference of one "
             "stream lies between them"
         )
     for partition, offset in older.clock.items():

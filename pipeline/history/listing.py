@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.errors import SnapshotError
 from pipeline.monitoring.scores import Scores
-from pipeline.records.journal import Journal, MicroBatch
+from pipeline.records.journal import Journal, JournalEntry
 from pipeline.snapshots import snapshot as snapshots
 from pipeline.snapshots.snapshot import NAME, Folder, Snapshot
 
@@ -62,7 +62,7 @@ def _contents(path: Path) -> Row:
     return {"generation": snapshot.generation, "settled_images": images, "digest": snapshot.digest}
 
 
-def about_micro_batch(one: MicroBatch) -> Row:
+def about_micro_batch(one: JournalEntry) -> Row:
     """All that the journal tells of a micro-batch."""
     return {
         "kind": "micro-batch",

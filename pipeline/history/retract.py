@@ -14,12 +14,12 @@ import orjson
 
 from pipeline.broker import Broker, Message, Partition, Position, Producer, Record
 from pipeline.errors import RecordError, RecoveryError, SettingsError, SnapshotError
-from pipeline.group.encoding import Run, encode, reach, run_in
+from pipeline.group.encoding import LogIdentity, encode, log_identity_of, reach
 from pipeline.group.shared import Retraction
-from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.records.batch import settled
 from pipeline.records.images import ImageRecord, decode
 from pipeline.records.topics import SCHEMA, Topics
@@ -63,7 +63,7 @@ class Found:
 
 
 @dataclass(frozen=True)
-class Group:
+class LearntGroup:
     """A group of learners, as far as it can be told from outside."""
 
     broker: Broker
@@ -71,10 +71,10 @@ class Group:
     name: str
     folder: Folder
 
-    def run(self) -> Run:
+    def run(self) -> LogIdentity:
         """What its learners agree on. Raises SnapshotError if it has learnt nothing that could be taken back."""
         for message in self._sums():
-            return run_in(message)
+            return log_identity_of(message)
         own = self.folder.newest()
         if own is None or self.broker.shares_groups:
             raise SnapshotError(
@@ -82,8 +82,8 @@ class Group:
                 "--group, --topic-prefix and --snapshots"
             )
         sums, identity = own.sums, own.identity
-        assert isinstance(identity, Identity)
-        return Run(self.name, own.topic_id, identity, own.base, sums.width)
+        assert isinstance(identity, ClearingIdentity)
+        return LogIdentity(self.name, own.topic_id, identity, own.base, sums.width)
 
     def clock(self) -> dict[int, int]:
         """The end, in each partition, of the images that every learner of the group has, or will have."""
@@ -101,10 +101,10 @@ class Group:
         """
         clock, found, labels = self.clock(), Found(), set[str]()
         committed = self.broker.committed(self.name, self.topics.images)
-        if note := next((position.note for position in committed.values() if position.note), ""):
+        if any(position.note for position in committed.values()):
             raise RecoveryError(
-                f"group {self.name} learns with {note}, whose steps cannot be undone: only images that clearing has "
-                "learnt can be taken back"
+                f"group {self.name} learns with marketplace, whose steps cannot be undone: only images that clearing "
+                "has learnt can be taken back"
             )
         gone = {(p, offset) for taken in taken_back(self.broker, self.topics, self.name).values()
                 for p, offsets in taken.items() for offset in offsets}  # fmt: skip
@@ -129,7 +129,7 @@ class Group:
         return self.broker.producer(f"{self.topics.images}.{self.name}.retract")
 
     def take_back(self, producer: Producer, found: Found) -> str:
-        """Write the retraction; its id. Raises SnapshotError if this program has another trunk."""
+        """Write the retraction; its id. Raises SnapshotError if this program has other features."""
         run, id = self.run(), uuid.uuid4().hex
         learner = learner_of(Snapshot(Sums.zero(run.width), run.identity))
         offsets = by_partition((m.partition, m.offset) for m in found.messages)
@@ -159,12 +159,12 @@ class Group:
 
 def sums_of(learner: Clearing, messages: Iterable[Message]) -> Sums:
     """What messages add."""
-    ledger: Ledger | None = None
+    accumulator: Accumulator | None = None
     for _, update in settled(learner, messages, SIZE):
-        ledger = ledger or Ledger(Sums.zero(update.products.shape[1]))
-        ledger.add(update.products, update.targets, update.labels, update.classes)
-    assert ledger, "there is at least one"
-    return ledger.total()
+        accumulator = accumulator or Accumulator(Sums.zero(update.products.shape[1]))
+        accumulator.add(update.products, update.targets, update.labels, update.classes)
+    assert accumulator, "there is at least one"
+    return accumulator.total()
 
 
 def taken_back(broker: Broker, topics: Topics, group: str) -> Mapping[str, Offsets]:

@@ -9,7 +9,7 @@ import orjson
 
 from pipeline.broker import connect
 from pipeline.errors import SettingsError
-from pipeline.history.retract import Choice, Group
+from pipeline.history.retract import Choice, LearntGroup
 from pipeline.records.topics import Topics
 from pipeline.settings import Settings
 from pipeline.snapshots.snapshot import Folder
@@ -37,7 +37,7 @@ def main(arguments: argparse.Namespace, settings: Settings) -> int:
     topics = Topics(settings.topic_prefix)
     folder = Folder(settings.snapshots / f"{settings.topic_prefix}{settings.group}", settings.snapshots_kept)
     with closing(connect(settings.broker, settings)) as broker:
-        group = Group(broker, topics, settings.group, folder)
+        group = LearntGroup(broker, topics, settings.group, folder)
         if arguments.yes:
             with closing(group.producer()) as producer:
                 found = group.find(choice)

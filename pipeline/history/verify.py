@@ -95,7 +95,7 @@ def settled(
 ) -> Snapshot:
     """``begin`` and every image that those offsets hold, without those that are ``gone``: partition and offset.
 
-    ``progress`` is given numbers of records. Raises SnapshotError if this program has another trunk, and what the
+    ``progress`` is given numbers of records. Raises SnapshotError if this program has other features, and what the
     broker raises.
     """
     learner = learner_of(begin)

@@ -19,7 +19,7 @@ LOSS = "squared"
 
 
 @dataclass(frozen=True)
-class Parts:
+class Identity:
     """The named parts of an identity, all of them text."""
 
     learner: ClassVar[str]
@@ -34,7 +34,7 @@ class Parts:
         """The parts that a person may want to tell apart."""
         return asdict(self)
 
-    def difference(self, other: "Parts") -> str:
+    def difference(self, other: "Identity") -> str:
         """What differs, for a person: ``seed 0 is not 1, ...``; empty if nothing does."""
         if self.learner != other.learner:
             return f"learner {self.learner} is not {other.learner}"
@@ -43,11 +43,11 @@ class Parts:
 
 
 @dataclass(frozen=True)
-class Identity(Parts):
+class ClearingIdentity(Identity):
     """The identity of ``clearing``."""
 
     learner: ClassVar[str] = "clearing"
-    trunk: str
+    trunk: str  # what the features are called in snapshots and in the group's log
     seed: str
     filters: str
     loss: str
@@ -56,16 +56,16 @@ class Identity(Parts):
     schema: str = str(SCHEMA)
 
     @classmethod
-    def of(cls, filters: Filters, loss: str = LOSS) -> "Identity":
+    def of(cls, filters: Filters, loss: str = LOSS) -> "ClearingIdentity":
         """The identity of a learner with these filters and the loss of this name."""
         return cls(filters.digest(), str(filters.seed), str(filters.count), loss)
 
 
 @dataclass(frozen=True)
-class PathsIdentity(Parts):
-    """The identity of a learner ``paths``: ``base`` is the digest of what it began with, ``terms`` without the seed."""
+class MarketplaceIdentity(Identity):
+    """The identity of ``marketplace``: ``base`` is the digest of what it began with, ``terms`` without the seed."""
 
-    learner: ClassVar[str] = "paths"
+    learner: ClassVar[str] = "marketplace"
     base: str
     seed: str
     terms: str
@@ -74,7 +74,7 @@ class PathsIdentity(Parts):
     schema: str = str(SCHEMA)
 
     @classmethod
-    def of(cls, base: str, terms: Terms) -> "PathsIdentity":
+    def of(cls, base: str, terms: Terms) -> "MarketplaceIdentity":
         """The identity of a learner that began with a base of this digest and keeps to these terms."""
         parts = {name: part for name, part in asdict(terms).items() if name != "seed"}
         return cls(base, str(terms.seed), orjson.dumps(parts).decode())
@@ -83,7 +83,11 @@ class PathsIdentity(Parts):
         return {**asdict(self), "terms": "", **orjson.loads(self.terms)}
 
 
-def identity_of(parts: Mapping[str, str]) -> Identity | PathsIdentity:
+def identity_of(parts: Mapping[str, str]) -> ClearingIdentity | MarketplaceIdentity:
     """An identity from its parts, as ``asdict`` gives them. Raises TypeError if it is none."""
-    kind = PathsIdentity if {field.name for field in fields(PathsIdentity)} == parts.keys() else Identity
+    kind = (
+        MarketplaceIdentity
+        if {field.name for field in fields(MarketplaceIdentity)} == parts.keys()
+        else ClearingIdentity
+    )
     return kind(**parts)

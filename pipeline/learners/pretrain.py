@@ -1,4 +1,4 @@
-r"""Train a base model for ``paths`` on the digits, forward only, in the training form.
+r"""Train a base model for ``marketplace`` on the digits, forward only, in the training form.
 
     python -m pipeline.learners.pretrain
 
@@ -29,8 +29,7 @@ from pipeline import cli
 from pipeline.data import datasets
 from pipeline.data.datasets import DIGITS, Split
 from pipeline.errors import SettingsError
-from pipeline.learners.marketplace import draws as vendors
-from pipeline.learners.marketplace import make
+from pipeline.learners.marketplace import draws, make
 from pipeline.learners.marketplace.base import Base
 from pipeline.learners.marketplace.model import Model
 from pipeline.learners.marketplace.network import Floats, Network, Shape
@@ -72,7 +71,7 @@ def order(images: int, seed: int, start: int, stop: int) -> NDArray[np.int64]:
     places = np.arange(start, stop)
     result = np.empty(len(places), np.int64)
     for turn in range(start // images, -(-stop // images)):
-        shuffled = np.argsort(vendors.raw(images, seed, vendors.Purpose.IMAGES, 0, 0, turn), kind="stable")
+        shuffled = np.argsort(draws.raw(images, seed, draws.Purpose.IMAGES, 0, 0, turn), kind="stable")
         here = places // images == turn
         result[here] = shuffled[places[here] % images]
     return result
@@ -156,7 +155,9 @@ def plot(course: Course, path: Path) -> None:
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = cli.parser("Train a base model for paths on the digits, forward only.", "backend", "data", "cache", "seed")
+    parser = cli.parser(
+        "Train a base model for marketplace on the digits, forward only.", "backend", "data", "cache", "seed"
+    )
     parser.add_argument("--out", type=Path, default=Path("state/base.safetensors"), metavar="FILE", help="the base")
     parser.add_argument("--steps", type=int, default=2800, metavar="N", help="steps in all (default: 2800)")
     parser.add_argument("--look", type=int, default=100, metavar="N", help="steps from one look to the next")

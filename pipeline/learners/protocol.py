@@ -13,7 +13,7 @@ MOST_CLASSES = 1000
 """No learner learns more classes than this."""
 
 
-class MostLikely:
+class Quotes:
     """What quotes have in common: ``logits`` float32[n, C] of the C ``classes``. C is 0 before anything was learnt."""
 
     __slots__ = ()
@@ -29,7 +29,7 @@ class MostLikely:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Quotes(MostLikely):
+class ClearingQuotes(Quotes):
     """What the market of ``clearing`` answers for n images, before their labels are known.
 
     ``products`` uint8[n, D], ``logits`` float32[n, C], ``classes`` the C names.
@@ -41,7 +41,7 @@ class Quotes(MostLikely):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Update:
+class ClearingUpdate:
     """What settling found, in ``clearing``, for the m images that were labelled and sound.
 
     ``products`` uint8[m, D], ``targets`` int64[m, C] in 256ths, ``labels`` m names, ``classes`` the C names.
@@ -55,7 +55,7 @@ class Update:
     unsound: tuple[int, ...] = ()
 
 
-Q = TypeVar("Q", bound=MostLikely)
+Q = TypeVar("Q", bound=Quotes)
 U = TypeVar("U")
 
 

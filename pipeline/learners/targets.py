@@ -5,7 +5,7 @@ cost will do, differentiable or not. Half the difference is the market's estimat
 e_c (the central difference), and h − slope its estimate of what should have been quoted.
 
 With the default loss ½‖h − onehot‖² the pairs price the slope exactly: h − slope is the one-hot vector itself,
-whatever h was. The targets then do not depend on the order of the stream, and the clearing house's weights are the
+whatever h was. The targets then do not depend on the order of the stream, and the solver's weights are the
 ridge regression over all images seen so far: that is why it works.
 """
 

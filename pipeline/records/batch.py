@@ -11,7 +11,7 @@ from pipeline.records.images import ImageRecord, decode, stack
 
 
 @dataclass
-class Batch:
+class Decoded:
     """``images`` and the ``messages`` that they came in, in the order of the stream; ``dead`` the rest, with why."""
 
     images: list[ImageRecord] = field(default_factory=list)
@@ -19,7 +19,7 @@ class Batch:
     dead: list[tuple[Message, RecordError]] = field(default_factory=list)
 
     @classmethod
-    def of(cls, messages: Iterable[Message], known: set[str]) -> "Batch":
+    def of(cls, messages: Iterable[Message], known: set[str]) -> "Decoded":
         """Decode messages for a learner of the ``known`` classes; new ones are added to them."""
         batch = cls()
         for message in messages:
@@ -52,7 +52,7 @@ def settled(learner: Learner[Q, U], messages: Iterable[Message], size: int) -> I
     messages = iter(messages)
     known = set(learner.classes)
     while some := list(islice(messages, size)):
-        batch = Batch.of(some, known)
+        batch = Decoded.of(some, known)
         yield some, learner.settle(learner.quote(stack(batch.images)), batch.labels)
 
 

@@ -17,14 +17,14 @@ Seconds = Annotated[float, Field(ge=0, lt=1e11)]
 """Since the epoch."""
 
 
-class MicroBatch(BaseModel):
+class JournalEntry(BaseModel):
     """One micro-batch.
 
     ``number`` is the offset of its record in the journal; a broker may leave gaps between numbers. ``begin`` and
     ``end`` are the clock before and after it. ``images`` could be read and were predicted, ``dead`` records are dead
     letters; ``total`` are the labelled images of each class, ``right`` those of them that were predicted right.
-    ``generation`` made the predictions. ``learnt`` is False for a learner that only serves. A learner ``paths`` writes
-    its ``identity`` and its ``update``, from which what it learnt can be made again.
+    ``generation`` made the predictions. ``learnt`` is False for a learner that only serves. ``marketplace`` writes its
+    ``identity`` and its ``update``, from which what it learnt can be made again.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -60,10 +60,10 @@ class MicroBatch(BaseModel):
         return sum(self.right.values()) / self.labelled if self.labelled else None
 
 
-def decode(message: Message) -> MicroBatch:
+def decode(message: Message) -> JournalEntry:
     """The micro-batch that a record of the journal tells of. Raises TopicError."""
     try:
-        return MicroBatch.model_validate({**orjson.loads(message.value), "number": message.offset})
+        return JournalEntry.model_validate({**orjson.loads(message.value), "number": message.offset})
     except (ValueError, TypeError) as error:
         problem = _first(error) if isinstance(error, ValidationError) else str(error)
         raise TopicError(
@@ -85,7 +85,7 @@ class Journal:
     topic: str
     group: str
 
-    def micro_batches(self) -> Iterator[MicroBatch]:
+    def micro_batches(self) -> Iterator[JournalEntry]:
         """All of them, oldest first; with a warning if some could not be read. Raises TopicError."""
         problems = []
         for message in self._messages():
@@ -96,7 +96,7 @@ class Journal:
         if problems:
             log.warning("passed over %d of the journal's records, first %s", len(problems), problems[0])
 
-    def micro_batch(self, number: int) -> MicroBatch:
+    def micro_batch(self, number: int) -> JournalEntry:
         """The one of that number. Raises TopicError if there is none or it cannot be read."""
         for message in self._messages(number):
             return decode(message)

@@ -3,7 +3,7 @@
     python -m pipeline.snapshots.predict --snapshot S IMAGE...
 
 Prints the file, the predicted class and the runner-up with their scores (of ``clearing`` 0 to 1 mostly: the ridge
-regression of "is this the class"; of ``paths`` logits).
+regression of "is this the class"; of ``marketplace`` logits).
 """
 
 import sys
@@ -24,7 +24,7 @@ from pipeline.errors import RecordError, SnapshotError
 from pipeline.features import Filters, make
 from pipeline.features.filters import SIDE
 from pipeline.learners.clearing.learner import Clearing
-from pipeline.learners.identity import Identity, Parts, PathsIdentity
+from pipeline.learners.identity import ClearingIdentity, Identity, MarketplaceIdentity
 from pipeline.learners.marketplace import make as make_network
 from pipeline.learners.marketplace.base import Base
 from pipeline.learners.marketplace.learner import leaders
@@ -36,12 +36,12 @@ from pipeline.snapshots.snapshot import Snapshot
 def learner_of(snapshot: Snapshot) -> Clearing:
     """The learner ``clearing`` that wrote a snapshot, ready to serve.
 
-    Raises SnapshotError if another learner wrote it, or this program's trunk differs.
+    Raises SnapshotError if another learner wrote it, or this program's features differ.
     """
     sums, identity = snapshot.sums, snapshot.identity
-    assert isinstance(identity, Identity)
+    assert isinstance(identity, ClearingIdentity)
     filters = Filters(int(identity.seed), int(identity.filters))
-    _check(identity, Identity.of(filters, identity.loss))
+    _check(identity, ClearingIdentity.of(filters, identity.loss))
     learner = Clearing(make(filters), sums)
     learner.clear()
     return learner
@@ -52,12 +52,12 @@ def serving(snapshot: Snapshot) -> AnyLearner:
     if not isinstance(snapshot.model, Base):
         return learner_of(snapshot)
     identity = snapshot.identity
-    assert isinstance(identity, PathsIdentity)
-    _check(identity, PathsIdentity(identity.base, identity.seed, identity.terms))
+    assert isinstance(identity, MarketplaceIdentity)
+    _check(identity, MarketplaceIdentity(identity.base, identity.seed, identity.terms))
     return leaders(snapshot.model, make_network(snapshot.model.shape))
 
 
-def _check(identity: Parts, here: Parts) -> None:
+def _check(identity: Identity, here: Identity) -> None:
     if here != identity:
         raise SnapshotError(f"the snapshot is of another version: {identity.difference(here)}")
 

@@ -16,7 +16,7 @@ from safetensors.numpy import save
 
 from pipeline.errors import SnapshotError
 from pipeline.learners.clearing.sums import Sums, packed_size
-from pipeline.learners.identity import Identity, PathsIdentity, identity_of
+from pipeline.learners.identity import ClearingIdentity, MarketplaceIdentity, identity_of
 from pipeline.learners.marketplace.base import Base
 
 VERSION = 1
@@ -32,7 +32,7 @@ class Snapshot:
     Parameters
     ----------
     model, identity, generation
-        Sums of ``clearing``, or what a learner ``paths`` has become. With its identity, the model is all that is
+        Sums of ``clearing``, or what a learner ``marketplace`` has become. With its identity, the model is all that is
         needed to go on learning.
     topic_id
         Of the topic that it was learnt from.
@@ -45,11 +45,11 @@ class Snapshot:
     sums_position, retracted
         How far the group's topic ``sums`` was read, and the ids of all retractions that were subtracted.
     journal_position
-        Of ``paths``: no micro-batch after the clock lies before this offset of the journal.
+        Of ``marketplace``: no micro-batch after the clock lies before this offset of the journal.
     """
 
     model: Sums | Base
-    identity: Identity | PathsIdentity
+    identity: ClearingIdentity | MarketplaceIdentity
     generation: int = 0
     topic_id: str = ""
     clock: Mapping[int, int] = field(default_factory=dict)
@@ -65,8 +65,8 @@ class Snapshot:
         """The model of ``clearing``. Raises SnapshotError for another learner's."""
         if isinstance(self.model, Base):
             raise SnapshotError(
-                "this snapshot is of the learner paths, which keeps no sums: nothing can be added to it, subtracted or "
-                "learnt anew from the topic; only clearing can do that"
+                "this snapshot is of the learner marketplace, which keeps no sums: nothing can be added to it, "
+                "subtracted or learnt anew from the topic; only clearing can do that"
             )
         return self.model
 
@@ -158,7 +158,7 @@ def _sums(classes: Sequence[str], A: Any, T: Any, counts: Any) -> Sums:
 
 def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot:
     identity = identity_of(fields["identity"])
-    of_paths = isinstance(identity, PathsIdentity)
+    of_paths = isinstance(identity, MarketplaceIdentity)
     model = Base.from_file(fields, tensors) if of_paths else _sums(fields["classes"], **tensors)
     return Snapshot(
         model,

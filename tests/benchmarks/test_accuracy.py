@@ -22,7 +22,7 @@ from benchmarks.accuracy import (
 )
 from pipeline.data import scenario
 from pipeline.data.datasets import CLASSES, DIGITS, FASHION
-from pipeline.data.stream import Plan, load_splits, plan
+from pipeline.data.stream import Stream, load_splits, make_stream
 from pipeline.features import Backend, Filters, make
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
@@ -35,9 +35,9 @@ IMAGES = 5120
 SETTINGS = Settings(filters=128, window=500, backend="auto")
 
 
-def drawn(name: str, images: int) -> Plan:
+def drawn(name: str, images: int) -> Stream:
     chosen = scenario.load(name, images=images)
-    return plan(chosen, load_splits(chosen, SETTINGS))
+    return make_stream(chosen, load_splits(chosen, SETTINGS))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_a_person_sees_every_class(result: dict[str, Any]) -> None:
     assert f"{result['held_out']['digits']:.4f}" in shown
 
 
-def test_the_digest_is_the_same_whatever_computes_the_trunk() -> None:
+def test_the_digest_is_the_same_whatever_computes_the_features() -> None:
     stream, filters = drawn("mixed", 512), Filters(0, 8)
 
     def digest(backend: Backend) -> str:

@@ -66,7 +66,7 @@ def test_the_best_is_bold_and_every_defeat_is_told(some: list[dict[str, Any]]) -
     assert "| `clearing` | 0, 1 | .505 (.500 to .510) |" in page
     assert "| `ncm` | 0 | **.600** | **.500** | **.600** | **.500** |" in page
     assert "- `mixed`, held out, digits: `ncm` 0.6000, `clearing` 0.5050" in page
-    assert "paths" not in page
+    assert "marketplace" not in page
     assert "Nowhere." in markdown([r for r in some if r["learner"] == "clearing"])
 
 
@@ -75,9 +75,9 @@ def test_a_range_below_zero_can_be_read() -> None:
 
 
 def test_costs_name_passes_speed_and_state(some: list[dict[str, Any]]) -> None:
-    assert "| `ncm` | nearest class mean | integer trunk | 1 | 0 | 0.50 | 2.00 MB |" in markdown(some)
+    assert "| `ncm` | nearest class mean | integer features | 1 | 0 | 0.50 | 2.00 MB |" in markdown(some)
     backprop = LEARNERS["backprop-sgd"]
-    assert (backprop.forward, backprop.backward, backprop.trunk) == (2, 1, "reference network")
+    assert (backprop.forward, backprop.backward, backprop.features) == (2, 1, "reference network")
 
 
 def test_what_was_measured_is_not_measured_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,7 @@ from pipeline.broker import Broker, Message, Record, Topic, connect
 from pipeline.features import Filters, make
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.records.images import ImageRecord, encode
 from pipeline.settings import Settings
 from pipeline.snapshots.snapshot import Folder, Snapshot
@@ -41,7 +41,7 @@ def digest_of(count: int, seed: int = 0) -> str:
     images, labels = stream(count, seed)
     learner = Clearing(make(FILTERS, "blas"), Sums.zero(FILTERS.width))
     learner.add(learner.settle(learner.quote(images), labels))
-    return learner.sums().digest(Identity.of(FILTERS, "squared").digest)
+    return learner.sums().digest(ClearingIdentity.of(FILTERS, "squared").digest)
 
 
 @dataclass(frozen=True)

@@ -4,34 +4,34 @@ import pytest
 
 from consumers.pace import (
     DELETE_SECONDS,
-    FIRST_BITE,
+    FIRST_LIMIT,
     PUBLISH_SECONDS,
     RARELY_SECONDS,
     READ_SECONDS,
     READING_TIMES,
     Deletion,
     Pace,
-    bite,
+    batch_limit,
 )
 
 
 @pytest.mark.parametrize(("learners", "part"), [(1, 2), (2, 5), (4, 6.5), (8, 7.25)])
 def test_a_group_takes_a_part_of_what_it_knows_at_once_until_micro_batches_are_full(learners: int, part: float) -> None:
     def together(known: int) -> int:
-        return learners * bite(256, known, 1 / learners)
+        return learners * batch_limit(256, known, 1 / learners)
 
-    assert together(0) == FIRST_BITE
+    assert together(0) == FIRST_LIMIT
     for known in (500, 1000, 2000):
         assert known / part <= together(known) < known / part + learners or together(known) == learners * 256
     assert together(1_000_000) == learners * 256
 
 
 def test_whoever_has_no_partition_still_asks_for_one_record() -> None:
-    assert bite(256, 0, 0.0) == 1
+    assert batch_limit(256, 0, 0.0) == 1
 
 
 def test_a_batch_size_of_one_stays() -> None:
-    assert bite(1, 0, 1.0) == 1
+    assert batch_limit(1, 0, 1.0) == 1
 
 
 def test_it_reads_now_and_then() -> None:

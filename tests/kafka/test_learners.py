@@ -22,7 +22,7 @@ from pipeline.group.publishing import LONG_DELTA
 from pipeline.history import commands as history
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.records.topics import Topics
 from tests.consumers.harness import FILTERS, Place, digest_of, each_once, records
 from tests.pipeline.synthetic import stream
@@ -212,7 +212,7 @@ def test_what_is_taken_back_is_taken_back_by_all_once(place: Place, capsys: Capt
     learner = Clearing(make(FILTERS, "blas"), Sums.zero(FILTERS.width))
     kept = [i for i in range(200) if i != 3]
     learner.add(learner.settle(learner.quote(images[kept]), [labels[i] for i in kept]))
-    expected = learner.sums().digest(Identity.of(FILTERS, "squared").digest)
+    expected = learner.sums().digest(ClearingIdentity.of(FILTERS, "squared").digest)
     again = place.learn(capsys, "--images", 0, "--snapshots", place.folder / "last")
     assert again["digest"] == expected
 

@@ -5,18 +5,18 @@ import sys
 from pipeline import cli
 from pipeline.broker import Topic, connect
 from pipeline.data.scenario import Scenario
-from pipeline.data.stream import Plan, plan
+from pipeline.data.stream import Stream, make_stream
 from producers.replay import replay, show_progress
 from tests.pipeline.data.test_scenario import splits
 
 TOPIC = Topic("images", partitions=2)
 
 
-def stream(images: int, run: str | None = None, seed: int = 0, first: int | None = None) -> Plan:
+def stream(images: int, run: str | None = None, seed: int = 0, first: int | None = None) -> Stream:
     """Digits, then as many clothes; only the ``first`` images of them."""
     halves = [{"name": name, "images": images // 2, "classes": {name: 1}} for name in ("digits", "fashion")]
     scenario = Scenario.model_validate({"name": "small", "about": "For tests.", "seed": seed, "phases": halves})
-    return plan(scenario.first(first or images), splits(*[images // 10] * 10), run)
+    return make_stream(scenario.first(first or images), splits(*[images // 10] * 10), run)
 
 
 def main() -> int:

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.broker import Broker, Consumer, Message, Position, connect
 from pipeline.broker.sqlite.broker import SqliteTransaction
-from pipeline.data.stream import Plan
+from pipeline.data.stream import Stream
 from pipeline.errors import FencedError, MarketstreamError, SettingsError
 from pipeline.records.images import decode, encode
 from pipeline.records.topics import ends
@@ -57,7 +57,7 @@ def sent(broker: Broker, topic: str = "images") -> list[Message]:
     return [m for part, extent in broker.extents(topic).items() for m in broker.read(part, extent.first, extent.end)]
 
 
-def holds_exactly(broker: Broker, small: Plan, images: int) -> bool:
+def holds_exactly(broker: Broker, small: Stream, images: int) -> bool:
     """Whether the topic holds the first images of the stream, each once, unchanged and in order by partition."""
     expected = [encode(small.record(i), "images") for i in range(images)]
     messages = sorted(sent(broker), key=lambda message: message.key or b"")

@@ -10,14 +10,14 @@ from typing import Any, Protocol
 import numpy as np
 
 from pipeline.broker import Message
-from pipeline.group.encoding import Pieces, Reader, Run, encode
+from pipeline.group.encoding import GroupReader, LogIdentity, Pieces, encode
 from pipeline.group.membership import Publication
 from pipeline.group.publishing import Adder
-from pipeline.group.shared import Record
-from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.group.shared import GroupRecord
+from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.sums import Sums, are_few
-from pipeline.learners.identity import Identity
-from pipeline.learners.protocol import Update
+from pipeline.learners.identity import ClearingIdentity
+from pipeline.learners.protocol import ClearingUpdate
 
 DIGIT = 8
 """Bits of an image's digit."""
@@ -36,7 +36,7 @@ class Arithmetic(Protocol):
 
     def same(self, one: Any, other: Any) -> bool: ...
 
-    def contents(self, record: Record[Any], pieces: int) -> list[Any]: ...
+    def contents(self, record: GroupRecord[Any], pieces: int) -> list[Any]: ...
 
     def reader(self) -> Any:
         """Something with ``read(offset, content)``, the record that is complete with it and the position after it."""
@@ -81,7 +81,7 @@ class Counted:
     def same(self, one: int, other: int) -> bool:
         return one == other
 
-    def contents(self, record: Record[int], pieces: int) -> list[Any]:
+    def contents(self, record: GroupRecord[int], pieces: int) -> list[Any]:
         return [(record, piece, pieces) for piece in range(pieces)]
 
     def reader(self) -> "_CountedReader":
@@ -90,9 +90,9 @@ class Counted:
 
 class _CountedReader:
     def __init__(self) -> None:
-        self._pieces: Pieces[Record[int]] = Pieces()
+        self._pieces: Pieces[GroupRecord[int]] = Pieces()
 
-    def read(self, offset: int, content: tuple[Record[int], int, int]) -> tuple[Record[int], int] | None:
+    def read(self, offset: int, content: tuple[GroupRecord[int], int, int]) -> tuple[GroupRecord[int], int] | None:
         record, piece, pieces = content
         if self._pieces.put(offset, record.id, piece, pieces, record) is None:
             return None
@@ -101,10 +101,10 @@ class _CountedReader:
 
 WIDTH = 4
 CLASSES = ("a", "b", "ß")
-RUN = Run("learn", "topic", Identity("trunk", "0", "1", "squared"), "", WIDTH)
+RUN = LogIdentity("learn", "topic", ClearingIdentity("trunk", "0", "1", "squared"), "", WIDTH)
 
 
-class Accumulator:
+class RealSums:
     """An ``Adder`` of real sums."""
 
     def __init__(self, sums: Sums) -> None:
@@ -114,10 +114,10 @@ class Accumulator:
     def classes(self) -> Collection[str]:
         return self._sums.classes
 
-    def add(self, update: Update) -> None:
+    def add(self, update: ClearingUpdate) -> None:
         self._sums = self._sums + summed(update)
 
-    def remove(self, update: Update) -> None:
+    def remove(self, update: ClearingUpdate) -> None:
         self._sums = self._sums - summed(update)
 
     def add_sums(self, sums: Sums) -> None:
@@ -126,17 +126,17 @@ class Accumulator:
     def remove_sums(self, sums: Sums) -> None:
         self._sums = self._sums - sums
 
-    def beyond(self, sums: Sums, updates: Sequence[Update]) -> Sums:
+    def beyond(self, sums: Sums, updates: Sequence[ClearingUpdate]) -> Sums:
         return Sums.of(updates, WIDTH) if are_few(updates, WIDTH) else self._sums - sums
 
     def sums(self) -> Sums:
         return self._sums
 
 
-def summed(update: Update) -> Sums:
-    ledger = Ledger(Sums.zero(update.products.shape[1]))
-    ledger.add(update.products, update.targets, update.labels, update.classes)
-    return ledger.total()
+def summed(update: ClearingUpdate) -> Sums:
+    accumulator = Accumulator(Sums.zero(update.products.shape[1]))
+    accumulator.add(update.products, update.targets, update.labels, update.classes)
+    return accumulator.total()
 
 
 class Real:
@@ -145,24 +145,24 @@ class Real:
     def __init__(self) -> None:
         self.zero = Sums.zero(WIDTH)
 
-    def update(self, images: Sequence[int]) -> Update:
+    def update(self, images: Sequence[int]) -> ClearingUpdate:
         products = np.random.default_rng(7).integers(0, 256, (256, WIDTH), np.uint8)[list(images)]
         labels = tuple(CLASSES[image % len(CLASSES)] for image in images)
         classes = tuple(dict.fromkeys(labels))
         targets = np.array([[256 * (label == name) for name in classes] for label in labels], np.int64)
-        return Update(products, targets, labels, classes)
+        return ClearingUpdate(products, targets, labels, classes)
 
     def sums(self, images: Iterable[int]) -> Sums:
         some = list(images)
         return summed(self.update(some)) if some else self.zero
 
-    def adder(self, sums: Sums) -> Accumulator:
-        return Accumulator(sums)
+    def adder(self, sums: Sums) -> RealSums:
+        return RealSums(sums)
 
     def same(self, one: Sums, other: Sums) -> bool:
         return one.digest("x") == other.digest("x")
 
-    def contents(self, record: Record[Sums], pieces: int) -> list[Any]:  # noqa: ARG002
+    def contents(self, record: GroupRecord[Sums], pieces: int) -> list[Any]:  # noqa: ARG002
         return encode("sums", RUN, record)
 
     def reader(self) -> "_RealReader":
@@ -171,9 +171,9 @@ class Real:
 
 class _RealReader:
     def __init__(self) -> None:
-        self._reader = Reader(RUN)
+        self._reader = GroupReader(RUN)
 
-    def read(self, offset: int, content: Any) -> tuple[Record[Sums], int] | None:
+    def read(self, offset: int, content: Any) -> tuple[GroupRecord[Sums], int] | None:
         message = Message(content.topic, 0, offset, 0, content.key, content.value, content.headers)
         return self._reader.read(message)
 

@@ -5,16 +5,16 @@ from typing import Any
 
 from pipeline.errors import FencedError
 from pipeline.group.membership import Publication
-from pipeline.group.publishing import Share
-from pipeline.group.shared import Delta, Published, Record, Retraction
+from pipeline.group.publishing import PublishingOwner
+from pipeline.group.shared import Delta, GroupRecord, Retraction, Shared
 from tests.simulation.kafka import Transaction
 from tests.simulation.learner import Learner, LearnerLog
 
 
-class _AddsTwice(Share[Any, Any]):
+class _AddsTwice(PublishingOwner[Any, Any]):
     """Takes its own delta for somebody else's when it comes back."""
 
-    def _change(self, record: Record[Any]) -> None:
+    def _change(self, record: GroupRecord[Any]) -> None:
         self._awaited.discard(record.id)
         super()._change(record)
 
@@ -23,14 +23,14 @@ class AddedTwice(Learner):
     share_type = _AddsTwice
 
 
-class _NeverSkips(Published[Any]):
+class _NeverSkips(Shared[Any]):
     def _lacks(self, delta: Delta[Any]) -> bool:
         super()._lacks(delta)
         return True
 
 
-class _SharesWithoutSkipping(Share[Any, Any]):
-    def read(self, record: Record[Any], position: int) -> None:
+class _SharesWithoutSkipping(PublishingOwner[Any, Any]):
+    def read(self, record: GroupRecord[Any], position: int) -> None:
         p = self.published
         self.published = _NeverSkips(p.sums, p.clock, p.position, p.retracted)
         super().read(record, position)
@@ -40,7 +40,7 @@ class NotSkipped(Learner):
     share_type = _SharesWithoutSkipping
 
 
-class _Keeps(Share[Any, Any]):
+class _Keeps(PublishingOwner[Any, Any]):
     def _let_go(self, partitions: Iterable[int]) -> None:
         for partition in set(partitions) & self._held.keys():
             del self._held[partition]
@@ -72,13 +72,13 @@ class PublishedAfterFencing(Learner):
                 raise
 
 
-class _Forgets(Published[Any]):
-    def lacks(self, record: Record[Any]) -> bool:
+class _Forgets(Shared[Any]):
+    def lacks(self, record: GroupRecord[Any]) -> bool:
         return isinstance(record, Retraction) or super().lacks(record)
 
 
-class _SharesWithoutMemory(Share[Any, Any]):
-    def read(self, record: Record[Any], position: int) -> None:
+class _SharesWithoutMemory(PublishingOwner[Any, Any]):
+    def read(self, record: GroupRecord[Any], position: int) -> None:
         p = self.published
         self.published = _Forgets(p.sums, p.clock, p.position, p.retracted)
         super().read(record, position)
@@ -99,13 +99,13 @@ class PositionsReadBeforeTheyAreStable(Learner):
     log_type = _ReadsOnlyTheLatest
 
 
-class _Trusts(Share[Any, Any]):
-    def keep(self, partitions: Collection[int]) -> None:
-        super().keep(partitions)
+class _Trusts(PublishingOwner[Any, Any]):
+    def set_assignment(self, partitions: Collection[int]) -> None:
+        super().set_assignment(partitions)
         self._kept = {p: holding.position for p, holding in self._held.items()}
 
-    def given(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
-        start, stop = super().given(partition, committed, first)
+    def acquire(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
+        start, stop = super().acquire(partition, committed, first)
         return (start, start) if partition in self._kept else (start, stop)
 
 
@@ -115,7 +115,7 @@ class KeptPartitionsTrusted(Learner):
     share_type = _Trusts
 
 
-class _Remembers(Share[Any, Any]):
+class _Remembers(PublishingOwner[Any, Any]):
     def aborted(self) -> None:
         self.committed({})
 
@@ -124,7 +124,7 @@ class AbortedTakenForCommitted(Learner):
     share_type = _Remembers
 
 
-class _PublishesAgain(Share[Any, Any]):
+class _PublishesAgain(PublishingOwner[Any, Any]):
     def _publication(self, at_rest: bool) -> Publication[Any]:
         self._awaited = set()
         return super()._publication(at_rest)
@@ -144,13 +144,13 @@ class OnlyTheEndsCommitted(Learner):
 class DeletedUpToTheBase(Learner):
     """Deletes all records before the end of what was read, instead of those that the newest base covers."""
 
-    def delete(self, share: Share[Any, Any]) -> None:  # noqa: ARG002
+    def delete(self, share: PublishingOwner[Any, Any]) -> None:  # noqa: ARG002
         self.kafka.delete_before(self.log.next)
 
 
 class _ForgetsPieces(LearnerLog):
-    def read_sums(self, end: int | None = None) -> tuple[list[tuple[Record[Any], int]], bool]:
-        records, reached = super().read_sums(end)
+    def read_group(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[Any], int]], bool]:
+        records, reached = super().read_group(end)
         return [(record, self.next) for record, _ in records], reached
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 from pipeline.errors import FencedError
 from pipeline.group.membership import Learnt, Publication
-from pipeline.group.publishing import SHORT_DELTA, Share
-from pipeline.group.shared import Base, Published, Record
+from pipeline.group.publishing import SHORT_DELTA, PublishingOwner
+from pipeline.group.shared import Checkpoint, GroupRecord, Shared
 from pipeline.group.takeover import read, take_over
 from tests.simulation.arithmetic import Arithmetic, contents
 from tests.simulation.kafka import BusyError, GoneError, Kafka, Transaction
 
 MOST = 6
 """Images after which to publish: a schedule has about fifty."""
-BASE_IMAGES = 2 * SHORT_DELTA
+CHECKPOINT_IMAGES = 2 * SHORT_DELTA
 """A base is due after two deltas."""
 
 Choose = Callable[[int], int]
@@ -57,14 +57,14 @@ class LearnerLog:
     def end_of_sums(self) -> int:
         return self.kafka.end
 
-    def read_sums(self, end: int | None = None) -> tuple[list[tuple[Record[Any], int]], bool]:
+    def read_group(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[Any], int]], bool]:
         end = self.kafka.end if end is None else end
         stop = max(self.next, min(end, self.kafka.stable_end, self.next + 1 + self.choose(3)))  # as much as came
         found = [self.reader.read(*record) for record in self.kafka.read(self.next, stop)]
         self.next = stop
         return [record for record in found if record], self.next >= end
 
-    def learnt_again(self, partition: int, start: int, stop: int) -> Iterable[Learnt[Any]]:
+    def replay(self, partition: int, start: int, stop: int) -> Iterable[Learnt[Any]]:
         some = self.images.span(partition, start, stop)
         for place in range(0, len(some), 2):
             yield learnt(self.arithmetic, some[place : place + 2])
@@ -77,7 +77,7 @@ def learnt(arithmetic: Arithmetic, some: list[tuple[int, int]]) -> Learnt[Any]:
 class Learner:
     """One learner, from its start to its crash."""
 
-    share_type: type[Share[Any, Any]] = Share
+    share_type: type[PublishingOwner[Any, Any]] = PublishingOwner
     log_type: type[LearnerLog] = LearnerLog
 
     def __init__(
@@ -87,7 +87,7 @@ class Learner:
         self.kafka, self.images, self.arithmetic, self.choose = kafka, images, arithmetic, choose
         self.at_rest = False
         self.pause = 0  # steps of the world for which it stands still, if others do not
-        self.share: Share[Any, Any] | None = None
+        self.share: PublishingOwner[Any, Any] | None = None
         self.member: tuple[int, frozenset[int]] | None = None
         self._steps = self._life()
 
@@ -116,16 +116,16 @@ class Learner:
                 yield
 
     def _begun_anew(self) -> Iterator[None]:
-        newest: Published[Any] = Published(self.arithmetic.zero)
+        newest: Shared[Any] = Shared(self.arithmetic.zero)
         reader = self.arithmetic.reader()
         for found in [reader.read(*record) for record in self.kafka.read(self.kafka.first, self.kafka.end)]:
-            if found and isinstance(found[0], Base):
+            if found and isinstance(found[0], Checkpoint):
                 newest = found[0].published
         yield
         self.log = self.log_type(self.kafka, self.images, self.arithmetic, newest.position, self.choose)
         adder = self.arithmetic.adder(newest.sums)
         name = f"{self.name}/{self.choose(1 << 30)}"
-        self.share = self.share_type(name, newest, adder, MOST, BASE_IMAGES)
+        self.share = self.share_type(name, newest, adder, MOST, CHECKPOINT_IMAGES)
 
     def _session(self) -> Iterator[None]:
         """Work, until a part of the log is gone that was not read yet."""
@@ -161,7 +161,7 @@ class Learner:
             yield
             yield from self._micro_batch(epoch)
 
-    def delete(self, share: Share[Any, Any]) -> None:
+    def delete(self, share: PublishingOwner[Any, Any]) -> None:
         self.kafka.delete_before(share.deletable)
 
     def _micro_batch(self, epoch: int) -> Iterator[None]:

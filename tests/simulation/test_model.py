@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pipeline.group import encoding as sums_records
 from pipeline.group.membership import Learnt
-from pipeline.group.publishing import Share
-from pipeline.group.shared import Published
+from pipeline.group.publishing import PublishingOwner
+from pipeline.group.shared import Shared
 from tests.simulation.arithmetic import Counted, Real, Tally
 from tests.simulation.bugs import BUGS, OnlyTheEndsCommitted
 from tests.simulation.check import first_violation
@@ -40,10 +40,10 @@ def test_whoever_takes_a_partition_over_waits_for_a_delta_of_it_on_its_way(learn
     """One schedule in 2,000 comes upon it: positions arrive, the group changes, then the rest of the transaction."""
     kafka = Kafka()
     kafka.rebalance({"a"}, 2, lambda _: 0)
-    share = Share[int, int]("a", Published(0), Tally(0), 1)
+    share = PublishingOwner[int, int]("a", Shared(0), Tally(0), 1)
     for partition in (0, 1):
-        share.given(partition, None)
-        share.ready(partition, 0)
+        share.acquire(partition, None)
+        share.mark_ready(partition, 0)
     share.begin({0: 1})
     share.committed({0: Learnt(1, 1, 1)})
     publication = share.begin({1: 1})

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pipeline.errors import OutOfStepError
-from pipeline.group.shared import Base, Published, Retraction
+from pipeline.group.shared import Checkpoint, Retraction, Shared
 from tests.simulation.arithmetic import Arithmetic
 from tests.simulation.kafka import POSITIONS, SUMS, Kafka
 from tests.simulation.learner import Choose, Images, Learner
@@ -40,8 +40,8 @@ class World:
         self.lots = self._lots()
         self.slow = (SUMS, SUMS, POSITIONS, None)[choose(4)]
         self.retracted: set[int] = set()
-        self.bases: list[Base[Any]] = []
-        self.oracle: Published[Any] = Published(arithmetic.zero)
+        self.bases: list[Checkpoint[Any]] = []
+        self.oracle: Shared[Any] = Shared(arithmetic.zero)
         self.reader, self.read_to = arithmetic.reader(), 0
 
     def play(self) -> None:
@@ -152,13 +152,13 @@ class World:
         """Read what is published, from the beginning on, and compare it with what it should be."""
         stop = self.kafka.stable_end
         for found in [self.reader.read(*record) for record in self.kafka.history(self.read_to, stop)]:
-            if found and isinstance(found[0], Base):
+            if found and isinstance(found[0], Checkpoint):
                 self.bases.append(found[0])
             if found and self.oracle.lacks(found[0]):
                 self.oracle = self.oracle.plus(found[0])
         self.read_to = stop
 
-    def _check(self, name: str, published: Published[Any]) -> None:
+    def _check(self, name: str, published: Shared[Any]) -> None:
         """What a learner takes for published is the sum over the images before its clock, each of them once."""
         taken_back = {int(id.partition("-")[2]) for id in published.retracted}
         images = [
@@ -213,7 +213,7 @@ class World:
         for base in self.bases:
             self._read_late(base)
 
-    def _read_late(self, base: Base[Any]) -> None:
+    def _read_late(self, base: Checkpoint[Any]) -> None:
         """Who begins with any base, however old, and reads all that came after it has what all others have."""
         published, reader = base.published, self.arithmetic.reader()
         late = self.learner_type.share_type("late", published, self.arithmetic.adder(published.sums), 1)

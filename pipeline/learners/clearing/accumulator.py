@@ -18,7 +18,7 @@ CUTS = 6
 """Pieces that rows and columns of A are cut into; 21 tiles, on and above the diagonal, for all cores to share."""
 
 
-class Ledger:
+class Accumulator:
     """Grows ``Sums``.
 
     zᵀz is computed in float32, by one matrix product for up to 1024 images: of z − 128, so that it is exact. What it

@@ -1,4 +1,4 @@
-"""The learner ``clearing``: the market with a clearing house, in exact integers."""
+"""The learner ``clearing``: the market with a solver, in exact integers."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -7,22 +7,22 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.features import Trunk
-from pipeline.learners import targets as market
-from pipeline.learners.clearing import solver as house
-from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.features import Features
+from pipeline.learners import targets
+from pipeline.learners.clearing import solver
+from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.sums import Sums, are_few
-from pipeline.learners.protocol import Quotes, Update
+from pipeline.learners.protocol import ClearingQuotes, ClearingUpdate
 
 
 class Clearing:
-    """Vendors bid on logits; the clearing house turns the sums of what they found into weights.
+    """Vendors bid on logits; the solver turns the sums of what they found into weights.
 
     Serves nothing before the first ``clear``, also if it begins with the sums of an earlier run.
 
     Parameters
     ----------
-    trunk
+    features
         From images to products.
     sums
         Where to begin: ``Sums.zero(D)``, or those of an earlier run.
@@ -33,11 +33,13 @@ class Clearing:
         and so on the order of the stream: the same digest then needs the same targets.
     """
 
-    def __init__(self, trunk: Trunk, sums: Sums, *, generation: int = 0, loss: market.Loss = market.squared) -> None:
-        self._trunk = trunk
-        self._ledger = Ledger(sums)
+    def __init__(
+        self, features: Features, sums: Sums, *, generation: int = 0, loss: targets.Loss = targets.squared
+    ) -> None:
+        self._features = features
+        self._accumulator = Accumulator(sums)
         self._loss = loss
-        self._schedule = house.Schedule()
+        self._schedule = solver.ClearingSchedule()
         self._schedule.new_class(sums.images)
         self._weights = np.zeros((sums.width, 0), np.float32)
         self._served: tuple[str, ...] = ()
@@ -46,62 +48,62 @@ class Clearing:
     @property
     def classes(self) -> tuple[str, ...]:
         """Every class that was added, in the order of appearance."""
-        return tuple(self._ledger.classes)
+        return tuple(self._accumulator.classes)
 
     @property
     def images(self) -> int:
         """Images added so far."""
-        return self._ledger.images
+        return self._accumulator.images
 
-    def quote(self, images: NDArray[np.uint8]) -> Quotes:
+    def quote(self, images: NDArray[np.uint8]) -> ClearingQuotes:
         """Forward only: ``uint8[n, 28, 28]``. No perturbation reaches the logits."""
-        products = self._trunk(images)
-        return Quotes(products, products.astype(np.float32) @ self._weights, self._served)
+        products = self._features(images)
+        return ClearingQuotes(products, products.astype(np.float32) @ self._weights, self._served)
 
-    def settle(self, quotes: Quotes, labels: Sequence[str | None]) -> Update:
+    def settle(self, quotes: ClearingQuotes, labels: Sequence[str | None]) -> ClearingUpdate:
         """Let the vendors bid on the labelled images. Changes nothing."""
         places = np.array([i for i, label in enumerate(labels) if label is not None], np.int64)
         names = [label for label in labels if label is not None]
         classes = tuple(dict.fromkeys([*quotes.classes, *names]))
         logits = np.zeros((len(places), len(classes)), np.float32)
         logits[:, : len(quotes.classes)] = quotes.logits[places]
-        targets, sound = market.settle(logits, market.columns(names, classes), self._loss)
-        return Update(
+        found, sound = targets.settle(logits, targets.columns(names, classes), self._loss)
+        return ClearingUpdate(
             quotes.products[places[sound]],
-            targets[sound],
+            found[sound],
             tuple(compress(names, sound)),
             classes,
             tuple(places[~sound].tolist()),
         )
 
-    def add(self, update: Update) -> None:
+    def add(self, update: ClearingUpdate) -> None:
         """What was found becomes state."""
         with self._watched():
-            self._ledger.add(update.products, update.targets, update.labels, update.classes)
+            self._accumulator.add(update.products, update.targets, update.labels, update.classes)
 
-    def remove(self, update: Update) -> None:
+    def remove(self, update: ClearingUpdate) -> None:
         """Undo ``add``."""
-        self._ledger.add(update.products, update.targets, update.labels, update.classes, sign=-1)
+        self._accumulator.add(update.products, update.targets, update.labels, update.classes, sign=-1)
 
     def add_sums(self, sums: Sums) -> None:
         """Add what another learner found."""
         with self._watched():
-            self._ledger.add_sums(sums)
+            self._accumulator.add_sums(sums)
 
     def remove_sums(self, sums: Sums) -> None:
         """Take back what images added; the weights follow at the next ``clear``."""
-        self._ledger.add_sums(sums, sign=-1)
+        self._accumulator.add_sums(sums, sign=-1)
         self._schedule.at_once()
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
         """Look for new classes in what is added."""
-        known, before = len(self._ledger.classes), self._ledger.images
+        known, before = len(self._accumulator.classes), self._accumulator.images
         yield
-        if len(self._ledger.classes) > known:
+        if len(self._accumulator.classes) > known:
             self._schedule.new_class(before)
 
-    def beyond(self, sums: Sums, updates: Sequence[Update]) -> Sums:
+    def beyond(self, sums: Sums, updates: Sequence[ClearingUpdate]) -> Sums:
         """What was added beyond these sums, if that is these updates: few of them stay what they are."""
         return Sums.of(updates, sums.width) if are_few(updates, sums.width) else self.sums() - sums
 
@@ -109,15 +111,15 @@ class Clearing:
         """If the schedule says so, state becomes weights; whether it did."""
         if self.images <= 0 or not self._schedule.due(self.images):
             return False
-        A, T = self._ledger.equations()
+        A, T = self._accumulator.equations()
         # Of a class that all images were taken back of, nothing is left to predict it by.
-        known = [place for place, count in enumerate(self._ledger.counts) if count > 0]
-        self._weights = house.solve(A, T[:, known], self.images)
-        self._served = tuple(self._ledger.classes[place] for place in known)
+        known = [place for place, count in enumerate(self._accumulator.counts) if count > 0]
+        self._weights = solver.solve(A, T[:, known], self.images)
+        self._served = tuple(self._accumulator.classes[place] for place in known)
         self._schedule.cleared(self.images)
         self.generation += 1
         return True
 
     def sums(self) -> Sums:
         """Everything that was added, as a value."""
-        return self._ledger.total()
+        return self._accumulator.total()

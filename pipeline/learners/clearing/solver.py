@@ -1,4 +1,4 @@
-"""The clearing house: when sums are turned into weights, and how."""
+"""The solver: when sums are turned into weights, and how."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -40,7 +40,7 @@ def solve(A: NDArray[np.float64], T: NDArray[np.float64], images: int) -> NDArra
     return np.ascontiguousarray(cho_solve(factor, T, check_finite=False) / UNIT, np.float32)
 
 
-class Schedule:
+class ClearingSchedule:
     """When to clear: as rarely as accuracy allows, since a clearing costs as much as learning from 1,000 images.
 
     Often after a class was new, then ever more rarely. Counts images and never time, so that a stream is cleared

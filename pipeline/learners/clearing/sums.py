@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg.blas import ssyrk
 
-from pipeline.learners.protocol import Integers, Update
+from pipeline.learners.protocol import ClearingUpdate, Integers
 
 EXACT_IMAGES = 1024
 """Images squared at once: products less 128 are at most 128, and 1024 · 128² = 2²⁴ is still exact in float32."""
@@ -72,11 +72,11 @@ class Sums:
         The updates that these are the sums of, if they were made ``of`` updates; else None.
     """
 
-    few: tuple[Update, ...] | None = None
+    few: tuple[ClearingUpdate, ...] | None = None
 
     def __init__(self, A: Integers, T: Mapping[str, Integers] | None = None, counts: Mapping[str, int] | None = None):
         self.width = (int(np.sqrt(8 * len(A) + 1)) - 1) // 2
-        self._known: tuple[_Numbers, tuple[Update, ...]] = _Numbers(A, T or {}, counts or {}), ()
+        self._known: tuple[_Numbers, tuple[ClearingUpdate, ...]] = _Numbers(A, T or {}, counts or {}), ()
 
     @classmethod
     def zero(cls, width: int) -> Self:
@@ -84,7 +84,7 @@ class Sums:
         return cls(np.zeros(packed_size(width), np.int64))
 
     @classmethod
-    def of(cls, updates: Sequence[Update], width: int) -> Self:
+    def of(cls, updates: Sequence[ClearingUpdate], width: int) -> Self:
         """The sums of updates with D = ``width`` products."""
         sums = cls.zero(width)
         sums.few = tuple(updates)
@@ -120,7 +120,7 @@ class Sums:
     def __sub__(self, other: Self) -> Self:
         return self._combined(other, -1)
 
-    def _with(self, updates: tuple[Update, ...]) -> Self:
+    def _with(self, updates: tuple[ClearingUpdate, ...]) -> Self:
         numbers, rest = self._known
         sums = type(self)(numbers.A, numbers.T, numbers.counts)
         sums._known = numbers, (*rest, *updates)
@@ -160,17 +160,17 @@ class Sums:
         return sha.hexdigest()
 
 
-def are_few(updates: Iterable[Update], width: int) -> bool:
+def are_few(updates: Iterable[ClearingUpdate], width: int) -> bool:
     """Whether updates are a quarter as long as their sums would be in integers of 32 bits, or shorter."""
     return images_of(updates) <= width // 2
 
 
-def images_of(updates: Iterable[Update]) -> int:
+def images_of(updates: Iterable[ClearingUpdate]) -> int:
     """How many images they hold."""
     return sum(len(update.labels) for update in updates)
 
 
-def _added(numbers: _Numbers, updates: Sequence[Update]) -> _Numbers:
+def _added(numbers: _Numbers, updates: Sequence[ClearingUpdate]) -> _Numbers:
     A, T, counts = numbers.A.copy(), dict(numbers.T), dict(numbers.counts)
     for update in updates:
         change = update.products.T.astype(np.float64) @ update.targets  # exact: no sum reaches 2⁵³

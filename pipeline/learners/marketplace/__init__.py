@@ -1,4 +1,4 @@
-"""The learner ``paths``: Marketplace as published, and what makes it learn on a real stream."""
+"""The learner ``marketplace``: Marketplace as published, and what makes it learn on a real stream."""
 
 from dataclasses import replace
 
@@ -15,16 +15,16 @@ def make(shape: Shape, backend: Backend = "auto") -> Network:
         from pipeline.learners.marketplace.blas import BlasNetwork
 
         return BlasNetwork(shape)
-    from pipeline.learners.marketplace.tinygrad import DeviceNetwork
+    from pipeline.learners.marketplace.tinygrad import TinygradNetwork
 
-    return DeviceNetwork(shape)
+    return TinygradNetwork(shape)
 
 
-TERMS = {"paths": STREAM, "paths-published": PUBLISHED}
-"""Of each learner ``paths``, but for their seed."""
+TERMS = {"marketplace": STREAM, "marketplace-published": PUBLISHED}
+"""Of each learner ``marketplace``, but for their seed."""
 
 
 def beginning(name: str, settings: Settings) -> tuple[Base, Terms]:
-    """What a learner ``paths`` of this name begins with, and keeps to. Raises SnapshotError."""
+    """What a learner ``marketplace`` of this name begins with, and keeps to. Raises SnapshotError."""
     base = Base.read(settings.base).fresh() if settings.base else Base.untrained(Shape(), settings.seed)
     return base, replace(TERMS[name], seed=settings.seed)

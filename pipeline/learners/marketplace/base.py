@@ -1,4 +1,4 @@
-"""Base models: what a run of ``paths`` begins with, or has become, as a safetensors file."""
+"""Base models: what a run of ``marketplace`` begins with, or has become, as a safetensors file."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pipeline.errors import SnapshotError
-from pipeline.learners.marketplace import draws as vendors
+from pipeline.learners.marketplace import draws
 from pipeline.learners.marketplace.network import Floats, Shape
 
 VERSION = 1
@@ -60,7 +60,7 @@ class Base:
     @classmethod
     def untrained(cls, shape: Shape, seed: int) -> "Base":
         """A network that has learnt nothing and knows no class."""
-        return cls.of(shape, vendors.initial(shape, seed))
+        return cls.of(shape, draws.initial(shape, seed))
 
     def fresh(self) -> "Base":
         """The same network, for a new stream to begin with."""

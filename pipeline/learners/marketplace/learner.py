@@ -1,4 +1,4 @@
-"""The learner ``paths``: Marketplace as published, and with vendors of outputs.
+"""The learner ``marketplace``: Marketplace as published, and with vendors of outputs.
 
 Its state is the base and the journal of its updates: whoever adds and clears the same updates in the same order, on
 the same kind of machine, has the same bits.
@@ -14,22 +14,21 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.learners import targets as losses
-from pipeline.learners.marketplace import draws as vendors
-from pipeline.learners.marketplace import settling as market
+from pipeline.learners import targets
+from pipeline.learners.marketplace import draws, settling
 from pipeline.learners.marketplace.base import Base
 from pipeline.learners.marketplace.model import Model, Round
 from pipeline.learners.marketplace.network import Floats, Network, flatten, linear, pixels
-from pipeline.learners.marketplace.settling import NO_SLOPES, Update
+from pipeline.learners.marketplace.settling import NO_SLOPES, MarketplaceUpdate
 from pipeline.learners.marketplace.terms import STREAM, Terms
-from pipeline.learners.protocol import MostLikely
+from pipeline.learners.protocol import Quotes
 
 Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Quotes(MostLikely):
+class MarketplaceQuotes(Quotes):
     """What the market answers for n images, before their labels are known.
 
     ``products`` float32[n, D] are those offered to the last spec, ``logits`` float32[n, C], ``classes`` the C names,
@@ -43,7 +42,7 @@ class Quotes(MostLikely):
     generation: int
 
 
-class Paths:
+class Marketplace:
     """Vendors of three specs, paths through them, and steps towards those that did well.
 
     Parameters
@@ -58,10 +57,10 @@ class Paths:
         Scalar loss that pays the vendors.
     """
 
-    def __init__(self, base: Base, network: Network, terms: Terms, loss: losses.Loss = losses.cross_entropy) -> None:
+    def __init__(self, base: Base, network: Network, terms: Terms, loss: targets.Loss = targets.cross_entropy) -> None:
         self._model = Model(base, terms)
         self._network, self._terms, self._loss = network, terms, loss
-        self._pending: list[Update] = []
+        self._pending: list[MarketplaceUpdate] = []
         self._round = self._model.round()
 
     @property
@@ -83,7 +82,7 @@ class Paths:
         """The leaders as they are now, without their vendors."""
         return self._model.base()
 
-    def quote(self, images: NDArray[np.uint8]) -> Quotes:
+    def quote(self, images: NDArray[np.uint8]) -> MarketplaceQuotes:
         """Forward only: ``uint8[n, 28, 28]``, every image by a path of its own."""
         offered = self._round
         vendor = np.array([self._path(offered, spec, len(images)) for spec in range(3)])
@@ -94,30 +93,30 @@ class Paths:
         logits = np.zeros((len(images), len(offered.classes)), np.float32)
         for v, parameters in enumerate(offered.parameters[2]):
             logits[vendor[2] == v] = linear(parameters, flat[vendor[2] == v])
-        return Quotes(flat, logits, offered.classes, vendor, offered.generation)
+        return MarketplaceQuotes(flat, logits, offered.classes, vendor, offered.generation)
 
-    def settle(self, quotes: Quotes, labels: Sequence[str | None]) -> Update:
+    def settle(self, quotes: MarketplaceQuotes, labels: Sequence[str | None]) -> MarketplaceUpdate:
         """What the losses of the labelled images say. Changes nothing."""
         places = np.array([i for i, label in enumerate(labels) if label is not None], np.int64)
         names = [label for label in labels if label is not None]
         classes = tuple(dict.fromkeys([*quotes.classes, *names]))
         with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is set apart below
-            paid, slopes = self._losses(quotes, places, losses.columns(names, classes), len(classes))
+            paid, slopes = self._losses(quotes, places, targets.columns(names, classes), len(classes))
         sound = np.isfinite(paid) & np.isfinite(slopes).all(axis=1)
         good, settled = places[sound], [names[i] for i in sound.nonzero()[0]]
-        weights = market.weights(settled, self._model.counts) if self._terms.label_weights else np.ones(len(settled))
+        weights = settling.weights(settled, self._model.counts) if self._terms.label_weights else np.ones(len(settled))
         weighted, vendors_of = weights * paid[sound], self._terms.vendors
-        return Update(
+        return MarketplaceUpdate(
             quotes.generation,
             classes,
             len(quotes.classes),
             dict(Counter(settled)),
-            tuple(market.coefficients(weighted, quotes.vendor[s, good], vendors_of[s]) for s in self._terms.traded),
+            tuple(settling.coefficients(weighted, quotes.vendor[s, good], vendors_of[s]) for s in self._terms.traded),
             *self._sums(weights[:, None] * slopes[sound], quotes.products[good]),
             unsound=tuple(places[~sound].tolist()),
         )
 
-    def add(self, update: Update) -> None:
+    def add(self, update: MarketplaceUpdate) -> None:
         """What was found becomes weights at the next clearing."""
         self._pending.append(update)
 
@@ -133,7 +132,7 @@ class Paths:
     def _path(self, offered: Round, spec: int, images: int) -> Integers:
         """The vendor of a spec that each image goes to: ``int64[images]``."""
         offers = len(offered.parameters[spec])
-        return vendors.path(images, offers, self._terms.seed, offered.generation, spec)
+        return draws.path(images, offers, self._terms.seed, offered.generation, spec)
 
     def _through(self, spec: int, parameters: Floats, products: Floats, vendor: Integers) -> Floats:
         """Every image through its vendor of a spec: one batch, in which the images of a vendor lie side by side."""
@@ -147,23 +146,25 @@ class Paths:
         result[order] = made[filled]
         return result
 
-    def _losses(self, quotes: Quotes, places: Integers, labels: Integers, classes: int) -> tuple[Doubles, Doubles]:
+    def _losses(
+        self, quotes: MarketplaceQuotes, places: Integers, labels: Integers, classes: int
+    ) -> tuple[Doubles, Doubles]:
         """The loss of each path, and the slopes that vendors of outputs find."""
         if not len(places):
             return np.zeros(0), np.zeros((0, classes))
-        logits = market.widened(quotes.logits[places], classes)
+        logits = settling.widened(quotes.logits[places], classes)
         paid = self._loss(logits, labels)
         if self._terms.last == "parameters":
             return paid, np.zeros((len(places), 0))
-        bids = vendors.bids(len(quotes.logits), self._terms.vendors[2], classes, self._terms.seed, quotes.generation)
-        return paid, market.slopes(logits, labels, bids[places], self._loss)
+        bids = draws.bids(len(quotes.logits), self._terms.vendors[2], classes, self._terms.seed, quotes.generation)
+        return paid, settling.slopes(logits, labels, bids[places], self._loss)
 
     def _sums(self, slopes: Doubles, products: Floats) -> tuple[Floats, Floats]:
         if self._terms.last == "parameters" or not len(products):
             return NO_SLOPES
-        return market.sums(slopes, products)
+        return settling.sums(slopes, products)
 
 
-def leaders(base: Base, network: Network) -> Paths:
+def leaders(base: Base, network: Network) -> Marketplace:
     """A learner that serves the leaders alone: in ``STREAM`` nothing that vendors perturb reaches the logits."""
-    return Paths(base, network, STREAM)
+    return Marketplace(base, network, STREAM)

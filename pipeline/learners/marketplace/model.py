@@ -1,4 +1,4 @@
-"""What a learner ``paths`` has become: base, and every update since, applied in order.
+"""What a learner ``marketplace`` has become: base, and every update since, applied in order.
 
 The same base, terms and updates give the same bits on the same kind of machine: nothing here depends on an image.
 """
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipeline.learners.marketplace import draws as vendors
+from pipeline.learners.marketplace import draws
 from pipeline.learners.marketplace.base import Base
 from pipeline.learners.marketplace.network import Floats
-from pipeline.learners.marketplace.settling import Update
+from pipeline.learners.marketplace.settling import MarketplaceUpdate
 from pipeline.learners.marketplace.terms import Terms
 
 
@@ -45,7 +45,7 @@ class Model:
         first, second, last = (self._vendors(spec) for spec in range(3))
         return Round(self.generation, (first, second, last), self.classes)
 
-    def apply(self, update: Update) -> None:
+    def apply(self, update: MarketplaceUpdate) -> None:
         """Take the step that an update says, and draw new vendors from now on."""
         self._meet(update.classes)
         rest = self.terms.decayed(update.generation) * update.scale
@@ -66,7 +66,7 @@ class Model:
         return np.stack([leader + reach * self._delta(self.generation, spec, v, leader.size) for v in rows])
 
     def _delta(self, generation: int, spec: int, vendor: int, size: int) -> Floats:
-        return vendors.delta(size, self.terms.seed, generation, spec, vendor)
+        return draws.delta(size, self.terms.seed, generation, spec, vendor)
 
     def _meet(self, classes: tuple[str, ...]) -> None:
         """New classes are new rows of zeros in the last spec."""
@@ -74,7 +74,7 @@ class Model:
         self.classes += new
         self.parameters[2] = np.append(self.parameters[2], np.zeros(len(new) * self.shape.products, np.float32))
 
-    def _directions(self, update: Update) -> dict[int, Floats]:
+    def _directions(self, update: MarketplaceUpdate) -> dict[int, Floats]:
         """Σ coefficient × delta of every spec whose parameters are traded, normalised."""
         sizes = self.shape.sizes(update.quoted)
         directions = {}
@@ -87,7 +87,7 @@ class Model:
             lengths = dict.fromkeys(lengths, sum(length**2 for length in lengths.values()) ** 0.5)
         return {s: d / np.float32(lengths[s]) for s, d in directions.items() if lengths[s] > 0}
 
-    def _step_outputs(self, update: Update, lr: float) -> None:
+    def _step_outputs(self, update: MarketplaceUpdate, lr: float) -> None:
         """Against the mean of ê zᵀ, seen from the mean μ of all products so far.
 
         The logits are W (z - μ) + b, and W and b move down their slopes. Seen from the origin, the products' common

@@ -27,7 +27,7 @@ NO_SLOPES: tuple[Floats, Floats] = np.zeros((0, 0), np.float32), np.zeros(0, np.
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Update:
+class MarketplaceUpdate:
     """What settling found.
 
     Parameters
@@ -77,7 +77,7 @@ class Update:
         }
 
     @classmethod
-    def of(cls, record: Mapping[str, Any]) -> "Update":
+    def of(cls, record: Mapping[str, Any]) -> "MarketplaceUpdate":
         """The update that a record holds, to the bit. Raises RecoveryError if it is damaged."""
         try:
             numbers = np.frombuffer(base64.b64decode(record["numbers"], validate=True), "<f4").astype(np.float32)

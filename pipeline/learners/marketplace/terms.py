@@ -9,7 +9,7 @@ Unit = Literal["whole", "per_spec"]
 
 @dataclass(frozen=True)
 class Terms:
-    """Everything that a run of ``paths`` keeps to.
+    """Everything that a run of ``marketplace`` keeps to.
 
     Parameters
     ----------

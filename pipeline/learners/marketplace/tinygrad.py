@@ -36,7 +36,7 @@ def _block(block: Block, parameters: Tensor, products: Tensor) -> Tensor:
         return by_vendor.permute(1, 0, 3, 4, 2).contiguous().realize()
 
 
-class DeviceNetwork:
+class TinygradNetwork:
     """Computes the blocks of a network.
 
     Compiles for every number of vendors that it meets, and for numbers of images that are powers of two; others are

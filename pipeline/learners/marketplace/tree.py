@@ -12,11 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.learners.marketplace import draws as vendors
-from pipeline.learners.marketplace import settling as market
+from pipeline.learners.marketplace import draws, settling
 from pipeline.learners.marketplace.model import Model, Round
 from pipeline.learners.marketplace.network import Floats, Network, flatten, linear, pixels
-from pipeline.learners.marketplace.settling import NO_SLOPES, Update
+from pipeline.learners.marketplace.settling import NO_SLOPES, MarketplaceUpdate
 from pipeline.learners.marketplace.terms import Terms
 from pipeline.learners.targets import Loss, columns
 
@@ -46,22 +45,22 @@ class Tree:
         products = self._through(range(self.first, 2), model, offered)
         return linear(model.parameters[2], flatten(products))
 
-    def settle(self, model: Model, offered: Floats, labels: Sequence[str]) -> Update:
+    def settle(self, model: Model, offered: Floats, labels: Sequence[str]) -> MarketplaceUpdate:
         """What the losses of all paths say; ``offered`` is what ``still`` makes of images. Changes nothing."""
         drawn = model.round()
         classes = tuple(dict.fromkeys([*drawn.classes, *labels]))
-        weights = market.weights(labels, model.counts) if self.terms.label_weights else np.ones(len(labels))
+        weights = settling.weights(labels, model.counts) if self.terms.label_weights else np.ones(len(labels))
         products, logits, vendor = self._grow(drawn, offered)
-        quoted = market.widened(logits.reshape(logits.shape[0] * logits.shape[1], len(drawn.classes)), len(classes))
+        quoted = settling.widened(logits.reshape(logits.shape[0] * logits.shape[1], len(drawn.classes)), len(classes))
         again = np.tile(columns(labels, classes), len(logits))
         paid = self.loss(quoted, again).reshape(logits.shape[:2])
         losses = (weights * paid).mean(axis=1)
-        update = Update(
+        update = MarketplaceUpdate(
             drawn.generation,
             classes,
             len(drawn.classes),
             dict(Counter(labels)),
-            tuple(market.coefficients(losses, vendor[s], self.terms.vendors[s]) for s in self.terms.traded),
+            tuple(settling.coefficients(losses, vendor[s], self.terms.vendors[s]) for s in self.terms.traded),
             *self._sums(quoted, again, np.tile(weights, len(logits)), products, drawn.generation),
         )
         return replace(update, scale=self._scale(model, update, offered, labels))
@@ -93,7 +92,7 @@ class Tree:
         offers, paths = len(drawn.parameters[spec]), vendor.shape[1]
         sample = min(self.terms.upstream_sampling or paths, paths) if offers > 1 else paths
         seed = self.terms.seed
-        taken = np.stack([vendors.upstream(paths, sample, seed, drawn.generation, spec, v) for v in range(offers)])
+        taken = np.stack([draws.upstream(paths, sample, seed, drawn.generation, spec, v) for v in range(offers)])
         grown = vendor[:, taken.ravel()]
         grown[spec] = np.repeat(np.arange(offers), sample)
         return taken, grown
@@ -103,17 +102,19 @@ class Tree:
     ) -> tuple[Floats, Floats]:
         if self.terms.last == "parameters":
             return NO_SLOPES
-        bids = vendors.bids(len(logits), self.terms.vendors[2], logits.shape[1], self.terms.seed, generation)
-        slopes = weights[:, None] * market.slopes(logits, labels, bids, self.loss)
-        return market.sums(slopes, products.reshape(len(logits), -1))
+        bids = draws.bids(len(logits), self.terms.vendors[2], logits.shape[1], self.terms.seed, generation)
+        slopes = weights[:, None] * settling.slopes(logits, labels, bids, self.loss)
+        return settling.sums(slopes, products.reshape(len(logits), -1))
 
-    def _scale(self, model: Model, update: Update, offered: Floats, labels: Sequence[str]) -> float:
+    def _scale(self, model: Model, update: MarketplaceUpdate, offered: Floats, labels: Sequence[str]) -> float:
         """The multiple of the step after which the leaders' loss is least, from a second forward pass."""
         if len(self.terms.scales) == 1:
             return self.terms.scales[0]
         return min(self.terms.scales, key=lambda scale: self._leaders(model, update, scale, offered, labels))
 
-    def _leaders(self, model: Model, update: Update, scale: float, offered: Floats, labels: Sequence[str]) -> float:
+    def _leaders(
+        self, model: Model, update: MarketplaceUpdate, scale: float, offered: Floats, labels: Sequence[str]
+    ) -> float:
         there = deepcopy(model)
         there.apply(replace(update, scale=scale))
         logits = self.logits(there, offered).astype(np.float64)

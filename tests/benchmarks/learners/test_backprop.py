@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.learners.backprop import OUTPUTS, Backprop, Rule
-from pipeline.learners.marketplace import draws as vendors
+from pipeline.learners.marketplace import draws
 from pipeline.learners.marketplace.network import Shape
 from tests.pipeline.learners.marketplace import reference
 
@@ -67,7 +67,7 @@ PLACES = [0, 17, 18, 22, 55, 57, 60, 75, 100, 103]
 
 
 def test_it_begins_where_a_new_learner_paths_begins() -> None:
-    first, second, _ = vendors.initial(SHAPE, SEED)
+    first, second, _ = draws.initial(SHAPE, SEED)
     begun = warmed("sgd")[1][0]
     assert np.array_equal(begun[: len(first) + len(second)], np.concatenate([first, second]).astype(np.float64))
     assert not begun[len(first) + len(second) :].any()

@@ -15,7 +15,7 @@ Images = NDArray[np.uint8]
 Doubles = NDArray[np.float64]
 
 
-def trunk(images: Images) -> Images:
+def features(images: Images) -> Images:
     """Five pixels, and the constant at the end."""
     return np.pad(images.reshape(len(images), -1)[:, :5], ((0, 0), (0, 1)), constant_values=128)
 
@@ -58,7 +58,7 @@ STREAMS = given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 99))
 @STREAMS
 def test_slda_keeps_the_means_and_the_covariance_of_the_article(count: int, batch: int, seed: int) -> None:
     images, labels = drawn(count, seed)
-    learner = StreamingLda(trunk)
+    learner = StreamingLda(features)
     learnt(learner, images, labels, batch)
     mean, sigma = plain(images, labels)
     assert learner.classes == tuple(mean)
@@ -69,12 +69,12 @@ def test_slda_keeps_the_means_and_the_covariance_of_the_article(count: int, batc
 
 def test_slda_serves_the_discriminants_of_the_article() -> None:
     images, labels = drawn(300, 1)
-    learner = StreamingLda(trunk)
+    learner = StreamingLda(features)
     learnt(learner, images, labels, 300)  # one micro-batch: everything is cleared
     mean, sigma = plain(images, labels)
     eps = means.SHRINKAGE
     inverse = np.linalg.inv((1 - eps) * sigma + eps * np.trace(sigma) / 5 * np.eye(5))
-    z = trunk(images)[:, :5].astype(np.float64)
+    z = features(images)[:, :5].astype(np.float64)
     expected = np.stack([z @ inverse @ mu - 0.5 * mu @ inverse @ mu for mu in mean.values()], axis=1)
     assert np.allclose(learner.quote(images).logits, expected, rtol=1e-3, atol=1e-3)
 
@@ -83,7 +83,7 @@ def test_slda_serves_the_discriminants_of_the_article() -> None:
 @STREAMS
 def test_ncm_predicts_the_class_with_the_nearest_mean(count: int, batch: int, seed: int) -> None:
     images, labels = drawn(count, seed)
-    learner = NearestMean(trunk)
+    learner = NearestMean(features)
     learnt(learner, images, labels, batch)
     mean, _ = plain(images, labels)
     predicted = learner.quote(images).predictions()
@@ -95,7 +95,7 @@ def test_ncm_predicts_the_class_with_the_nearest_mean(count: int, batch: int, se
 @pytest.mark.parametrize("kind", [NearestMean, StreamingLda])
 def test_settling_changes_nothing_and_what_is_not_labelled_is_not_learnt(kind: type[NearestMean]) -> None:
     images, labels = drawn(40, 2)
-    learner = kind(trunk)
+    learner = kind(features)
     learnt(learner, images, labels, 40)
     before, state = learner.means(), learner.state_bytes
     learner.settle(learner.quote(images), labels)

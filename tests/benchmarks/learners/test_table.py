@@ -32,7 +32,7 @@ def test_it_predicts_before_it_learns_and_settling_changes_nothing(name: str) ->
     assert LEARNERS[name].state_bytes(learner) > 0
 
 
-@pytest.mark.parametrize("name", ["clearing", "paths"])
+@pytest.mark.parametrize("name", ["clearing", "marketplace"])
 def test_the_digest_of_a_learner_is_that_of_what_it_learnt(name: str) -> None:
     images, labels = stream(64)
     digests = set()
@@ -49,9 +49,9 @@ def test_paths_begins_with_a_base_and_the_others_refuse_it(tmp_path: Path) -> No
     base = Base.of(Shape(), Base.untrained(Shape(), 7).parameters)
     base.write(tmp_path / "base.safetensors")
     settings = SETTINGS.model_copy(update={"base": tmp_path / "base.safetensors"})
-    assert digest(make("paths", settings), settings) == base.digest
-    assert digest(make("paths", SETTINGS), SETTINGS) != base.digest
-    with pytest.raises(SettingsError, match="only paths begins with a base model, not slda"):
+    assert digest(make("marketplace", settings), settings) == base.digest
+    assert digest(make("marketplace", SETTINGS), SETTINGS) != base.digest
+    with pytest.raises(SettingsError, match="only marketplace begins with a base model, not slda"):
         make("slda", settings)
 
 
@@ -63,7 +63,7 @@ def test_another_seed_is_another_network() -> None:
     images, labels = stream(64)
 
     def logits(seed: int) -> np.ndarray:
-        learner = make("paths", SETTINGS.model_copy(update={"seed": seed}))
+        learner = make("marketplace", SETTINGS.model_copy(update={"seed": seed}))
         learner.add(learner.settle(learner.quote(images), labels))
         learner.clear()
         return np.asarray(learner.quote(images).logits)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from pipeline.data.datasets import CLASSES, DIGITS, FASHION, Name, Split
 from pipeline.data.scenario import SHIPPED, Scenario, load
-from pipeline.data.stream import Plan, plan
+from pipeline.data.stream import Stream, make_stream
 from pipeline.errors import ScenarioError
 from pipeline.records.images import encode
 
@@ -46,7 +46,7 @@ def write(directory: Path, text: str) -> str:
     return str(path)
 
 
-def stream(made: Plan) -> str:
+def stream(made: Stream) -> str:
     """A hash of all bytes of all records."""
     digest = hashlib.sha256()
     for position in range(len(made)):
@@ -64,14 +64,15 @@ def test_the_same_file_and_seed_give_the_same_stream_byte_for_byte_on_any_machin
     scenario = load(write(tmp_path, GOOD), seed=5)
     assert scenario.digest() == "dba2b1f0df59509b202a1ecdeafa1d9c48177596e4e1818cc20612a4eccd4050"
     assert (
-        stream(plan(scenario, splits(*[30] * 10))) == "68344c4f159f532fe8938e2f4bd490839fb5db0361ed2f7e89b3e586258a708a"
+        stream(make_stream(scenario, splits(*[30] * 10)))
+        == "68344c4f159f532fe8938e2f4bd490839fb5db0361ed2f7e89b3e586258a708a"
     )
 
 
 def test_another_seed_gives_another_stream(small: Scenario, tmp_path: Path) -> None:
     other = load(write(tmp_path, GOOD), seed=1)
     assert other.digest() != small.digest()
-    assert (plan(other, splits(*[30] * 10)).numbers != plan(small, splits(*[30] * 10)).numbers).any()
+    assert (make_stream(other, splits(*[30] * 10)).numbers != make_stream(small, splits(*[30] * 10)).numbers).any()
 
 
 def test_the_digest_knows_what_changes_the_stream_and_nothing_else(small: Scenario, tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_the_digest_knows_what_changes_the_stream_and_nothing_else(small: Scenar
 
 
 def test_shares_are_exact_in_every_block_of_a_phase(small: Scenario) -> None:
-    labels = plan(small, splits(*[30] * 10)).labels
+    labels = make_stream(small, splits(*[30] * 10)).labels
     for start in range(0, 32, 4):
         assert Counter(label == "Dress" for label in labels[start : start + 4]) == {False: 3, True: 1}
     for start in range(32, 72, 2):
@@ -102,7 +103,7 @@ def test_overlapping_classes_never_take_an_image_twice_and_with_repeat_only_once
     listed = [{"name": f"p{i}", "images": n, "classes": shares} for i, (shares, n) in enumerate(phases)]
     text = yaml.safe_dump({"name": "x", "about": "x", "repeat": repeat, "phases": listed})
     scenario = load(write(tmp_path_factory.mktemp("scenario"), text))
-    made = plan(scenario, splits(*[3 if repeat else 60 * 3] * 10))
+    made = make_stream(scenario, splits(*[3 if repeat else 60 * 3] * 10))
     times = Counter(made.numbers.tolist())
     assert sum(times.values()) == scenario.images
     if not repeat:
@@ -114,14 +115,14 @@ def test_overlapping_classes_never_take_an_image_twice_and_with_repeat_only_once
 
 def test_repeat_starts_over_in_another_order(tmp_path: Path) -> None:
     text = "name: x\nabout: x\nrepeat: true\nphases:\n  - {name: a, images: 60, classes: {Dress: 1}}\n"
-    numbers = plan(load(write(tmp_path, text)), splits(*[30] * 10)).numbers
+    numbers = make_stream(load(write(tmp_path, text)), splits(*[30] * 10)).numbers
     assert set(numbers[:30]) == set(numbers[30:])
     assert (numbers[:30] != numbers[30:]).any()
 
 
 def test_records_name_run_phase_and_image_and_agree_with_the_arrays(small: Scenario) -> None:
     data = splits(*[30] * 10)
-    made = plan(small, data, run="run-7")
+    made = make_stream(small, data, run="run-7")
     images = made.images(0, len(made))
     assert made.images(30, 35).tolist() == images[30:35].tolist()
     assert [(span.phase.name, span.start, span.stop) for span in made.phases] == [("first", 0, 32), ("second", 32, 72)]
@@ -140,16 +141,16 @@ def test_records_name_run_phase_and_image_and_agree_with_the_arrays(small: Scena
 
 def test_labelled_is_the_share_of_records_with_a_label(tmp_path: Path) -> None:
     text = GOOD.replace("images: 32", "images: 1600\n    labelled: 0.25").replace("images: 40", "images: 9")
-    labels = plan(load(write(tmp_path, text)), splits(*[900] * 10)).labels
+    labels = make_stream(load(write(tmp_path, text)), splits(*[900] * 10)).labels
     assert 320 < sum(label is not None for label in labels[:1600]) < 480
     assert None not in labels[1600:]
     unlabelled = load(write(tmp_path, GOOD.replace("images: 32", "images: 32\n    labelled: 0")))
-    assert set(plan(unlabelled, splits(*[30] * 10)).labels[:32]) == {None}
+    assert set(make_stream(unlabelled, splits(*[30] * 10)).labels[:32]) == {None}
 
 
 def test_a_class_may_be_given_another_label_and_its_images_stay_what_they_are(small: Scenario, tmp_path: Path) -> None:
     renamed = load(write(tmp_path, change("phases:", 'labels: {Dress: "3"}\nphases:')))
-    own, other = plan(small, splits(*[30] * 10)), plan(renamed, splits(*[30] * 10))
+    own, other = make_stream(small, splits(*[30] * 10)), make_stream(renamed, splits(*[30] * 10))
     assert own.numbers.tolist() == other.numbers.tolist()
     assert [{"Dress": "3"}.get(str(label), label) for label in own.labels] == list(other.labels)
     assert renamed.digest() != small.digest()
@@ -158,14 +159,14 @@ def test_a_class_may_be_given_another_label_and_its_images_stay_what_they_are(sm
 def test_images_are_drawn_from_the_first_ones_of_an_entry_only_in_the_phase_that_says_so(tmp_path: Path) -> None:
     text = change("{digits: 3, Dress: 1}", "{digits: 3, Dress: 1}\n    first: {digits: 24, Dress: 8}")
     scenario, data = load(write(tmp_path, text)), splits(*[30] * 10)
-    made = plan(scenario, data)
+    made = make_stream(scenario, data)
     assert set(made.numbers[:32]) == {*range(24), *(300 + np.flatnonzero(data["fashion-mnist"].labels == 3)[:8])}
     assert scenario.digest() != load(write(tmp_path, GOOD)).digest()
 
 
 def test_published_is_the_same_micro_batch_again_and_again() -> None:
     scenario = load("published", images=256 * 4)
-    made = plan(scenario, splits(*[300] * 10))
+    made = make_stream(scenario, splits(*[300] * 10))
     first = sorted(made.numbers[:256])
     assert Counter(made.labels)["Dress"] == 0
     assert len(set(first)) == 256
@@ -177,20 +178,20 @@ def test_a_cut_stream_is_the_beginning_of_the_whole_one(tmp_path: Path, images: 
     whole, cut = load(write(tmp_path, GOOD)), load(write(tmp_path, GOOD), images=images)
     assert (cut.images, cut.digest()) == (images, whole.digest())
     data = splits(*[30] * 10)
-    assert plan(cut, data).numbers.tolist() == plan(whole, data).numbers[:images].tolist()
-    assert plan(cut, data).labels == plan(whole, data).labels[:images]
+    assert make_stream(cut, data).numbers.tolist() == make_stream(whole, data).numbers[:images].tolist()
+    assert make_stream(cut, data).labels == make_stream(whole, data).labels[:images]
 
 
 def test_more_images_than_the_file_has_let_the_last_phase_go_on(tmp_path: Path) -> None:
     data = splits(*[90] * 10)
     whole, more = load(write(tmp_path, GOOD)), load(write(tmp_path, GOOD), images=100)
     assert [phase.images for phase in more.phases] == [32, 68]
-    assert plan(more, data).numbers[:72].tolist() == plan(whole, data).numbers.tolist()
+    assert make_stream(more, data).numbers[:72].tolist() == make_stream(whole, data).numbers.tolist()
 
 
 def test_more_images_than_exist_are_refused_with_the_line_of_the_class(small: Scenario) -> None:
     with pytest.raises(ScenarioError, match=r"small\.yaml:6: phases\[0\]\.classes\.Dress: its 5 images are used up"):
-        plan(small, splits(*[5] * 10))
+        make_stream(small, splits(*[5] * 10))
 
 
 def change(old: str, new: str) -> str:
@@ -264,7 +265,7 @@ def test_every_shipped_scenario_says_what_to_watch_and_has_images_enough() -> No
         assert path.read_text().startswith("# What to watch: ")
         scenario = load(path.stem)
         assert scenario.name == path.stem
-        made = plan(scenario, data)
+        made = make_stream(scenario, data)
         assert len(made) == scenario.images
         assert len(set(made.numbers.tolist())) == (256 if scenario.repeat else len(made))
 

@@ -1,4 +1,4 @@
-"""The trunk written down once more, slowly and plainly, in int64 numpy."""
+"""The features written down once more, slowly and plainly, in int64 numpy."""
 
 import numpy as np
 from numpy.typing import NDArray

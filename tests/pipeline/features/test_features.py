@@ -1,4 +1,4 @@
-"""The trunk gives the same bits as plain int64 arithmetic, whatever computes it."""
+"""The features give the same bits as plain int64 arithmetic, whatever computes it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline import features as trunk_module
-from pipeline.features import Backend, Filters, Trunk, make
+from pipeline import features as features_module
+from pipeline.features import Backend, Features, Filters, make
 from pipeline.features import tinygrad as device
-from pipeline.features.blas import BlasTrunk
+from pipeline.features.blas import BlasFeatures
 from pipeline.features.filters import gabors_and_blurs, random_filters
 from tests.pipeline.features.reference import products
 
@@ -34,20 +34,20 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 @pytest.fixture(scope="module")
-def trunk(backend: Backend) -> Trunk:
+def features(backend: Backend) -> Features:
     return make(Filters(seed=3, count=5), backend, BATCH)
 
 
-def test_products_equal_the_reference_bit_for_bit(trunk: Trunk) -> None:
+def test_products_equal_the_reference_bit_for_bit(features: Features) -> None:
     pixels = images(BATCH)
-    assert np.array_equal(trunk(pixels), products(Filters(seed=3, count=5), pixels))
+    assert np.array_equal(features(pixels), products(Filters(seed=3, count=5), pixels))
 
 
 @pytest.mark.parametrize("count", [0, 1, BATCH - 1, BATCH + 1, 3 * BATCH])
-def test_products_of_an_image_do_not_depend_on_the_batch_it_comes_in(trunk: Trunk, count: int) -> None:
+def test_products_of_an_image_do_not_depend_on_the_batch_it_comes_in(features: Features, count: int) -> None:
     pixels = images(max(count, 10), seed=1)[:count]
-    one_by_one = [trunk(pixels[i : i + 1])[0] for i in range(count)]
-    together = trunk(pixels)
+    one_by_one = [features(pixels[i : i + 1])[0] for i in range(count)]
+    together = features(pixels)
     assert together.shape == (count, Filters(seed=3, count=5).width)
     assert together.dtype == np.uint8
     assert all(np.array_equal(a, b) for a, b in zip(one_by_one, together, strict=True))
@@ -64,14 +64,14 @@ def test_tinygrad_is_asked_for_a_device_only_where_there_may_be_one(
         return "CPU"
 
     monkeypatch.setattr(device, "default_device", answer)
-    monkeypatch.setattr(trunk_module, "DEVICE_FILES", (str(tmp_path / "gpu*"),))
+    monkeypatch.setattr(features_module, "DEVICE_FILES", (str(tmp_path / "gpu*"),))
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.delenv("DEV", raising=False)
     if variable:
         monkeypatch.setenv("DEV", variable)
     if file:
         (tmp_path / file).touch()
-    assert isinstance(make(Filters(seed=3, count=5), "auto"), BlasTrunk)
+    assert isinstance(make(Filters(seed=3, count=5), "auto"), BlasFeatures)
     assert len(answers) == asked
 
 

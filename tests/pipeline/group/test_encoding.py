@@ -12,15 +12,15 @@ from pipeline.broker import Headers, Message
 from pipeline.broker import Record as Raw
 from pipeline.errors import SumsError
 from pipeline.group import encoding as sums_records
-from pipeline.group.encoding import Reader, Run, encode, kind
-from pipeline.group.shared import Base, Delta, Published, Record, Retraction
-from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.group.encoding import GroupReader, LogIdentity, encode, kind
+from pipeline.group.shared import Checkpoint, Delta, GroupRecord, Retraction, Shared
+from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.sums import Sums, packed_size
-from pipeline.learners.identity import Identity
-from pipeline.learners.protocol import Update
+from pipeline.learners.identity import ClearingIdentity
+from pipeline.learners.protocol import ClearingUpdate
 
 WIDTH = 6
-RUN = Run("learn", "topic-1", Identity("trunk", "0", "4", "squared"), "", WIDTH)
+RUN = LogIdentity("learn", "topic-1", ClearingIdentity("trunk", "0", "4", "squared"), "", WIDTH)
 sizes = st.integers(1, 62).flatmap(lambda bits: st.lists(st.integers(-(2**bits), 2**bits), min_size=9, max_size=9))
 
 
@@ -38,8 +38,8 @@ def changed(raw: Raw, value: bytes | None = None, headers: Headers | None = None
     return Raw(raw.topic, value, raw.key, headers, raw.partition)
 
 
-def read(pieces: list[Raw], run: Run = RUN) -> Record[Sums]:
-    reader = Reader(run)
+def read(pieces: list[Raw], run: LogIdentity = RUN) -> GroupRecord[Sums]:
+    reader = GroupReader(run)
     *others, last = [reader.read(message(piece, 10 + i)) for i, piece in enumerate(pieces)]
     assert not any(others)
     assert last
@@ -63,8 +63,8 @@ def test_retractions_and_bases_are_read_back_exactly() -> None:
     retraction = read(encode("sums", RUN, Retraction("r", {2: 7}, value)))
     assert isinstance(retraction, Retraction)
     assert (retraction.id, retraction.clock) == ("r", {2: 7})
-    base = read(encode("sums", RUN, Base("b", Published(value, {0: 5, 3: 9}, 42, frozenset({"r", "s"})))))
-    assert isinstance(base, Base)
+    base = read(encode("sums", RUN, Checkpoint("b", Shared(value, {0: 5, 3: 9}, 42, frozenset({"r", "s"})))))
+    assert isinstance(base, Checkpoint)
     found = base.published
     assert (found.clock, found.position, found.retracted) == ({0: 5, 3: 9}, 42, frozenset({"r", "s"}))
     assert found.sums.digest("x") == value.digest("x")
@@ -74,13 +74,15 @@ def test_retractions_and_bases_are_read_back_exactly() -> None:
 def test_few_images_travel_as_themselves_and_add_up_to_the_same_sums(images: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     updates = [
-        Update(rng.integers(0, 256, (1, WIDTH), np.uint8), rng.integers(-(2**20), 2**20, (1, 2)), (label,), classes)
+        ClearingUpdate(
+            rng.integers(0, 256, (1, WIDTH), np.uint8), rng.integers(-(2**20), 2**20, (1, 2)), (label,), classes
+        )
         for label, classes in [("a", ("a", "b")), ("ß", ("b", "ß")), ("b", ("b", "a"))][:images]
     ]
-    ledger = Ledger(Sums.zero(WIDTH))
+    accumulator = Accumulator(Sums.zero(WIDTH))
     for update in updates:
-        ledger.add(update.products, update.targets, update.labels, update.classes)
-    expected = ledger.total()
+        accumulator.add(update.products, update.targets, update.labels, update.classes)
+    expected = accumulator.total()
     pieces = encode("sums", RUN, Delta("a-1", {0: (0, images)}, Sums.of(updates, WIDTH), images))
     found = read(pieces)
     assert isinstance(found, Delta)
@@ -99,7 +101,7 @@ def test_pieces_may_lie_between_those_of_others_and_position_says_where_none_is_
     short = encode("sums", RUN, Delta("b-1", {1: (0, 4)}, Sums.zero(WIDTH), 4))
     assert len(long) > 2
     assert len(short) == 1
-    reader = Reader(RUN)
+    reader = GroupReader(RUN)
     assert reader.read(message(long[0], 5)) is None
     found = reader.read(message(short[0], 8))
     assert found
@@ -112,7 +114,7 @@ def test_pieces_may_lie_between_those_of_others_and_position_says_where_none_is_
 def test_what_begins_before_the_first_piece_read_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums_records, "PIECE", 20)
     pieces = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([2**60, 5, 3]), 4))
-    reader = Reader(RUN)
+    reader = GroupReader(RUN)
     assert [reader.read(message(piece, i)) for i, piece in enumerate(pieces[1:])] == [None] * (len(pieces) - 1)
 
 
@@ -125,20 +127,20 @@ def test_what_begins_before_the_first_piece_read_is_left_out(monkeypatch: pytest
         (replace(RUN, base="ab"), "base '' is not 'ab'"),
     ],
 )
-def test_a_record_of_another_run_is_refused_with_what_differs(other: Run, text: str) -> None:
+def test_a_record_of_another_run_is_refused_with_what_differs(other: LogIdentity, text: str) -> None:
     [piece] = encode("sums", other, Delta("a-1", {0: (0, 4)}, sums([1]), 4))
     with pytest.raises(SumsError, match=f"topic sums, offset 9: .*{text}"):
-        Reader(RUN).read(message(piece, 9))
+        GroupReader(RUN).read(message(piece, 9))
 
 
 def test_a_record_of_another_version_is_refused() -> None:
     [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, sums([1]), 4))
     about = orjson.dumps(orjson.loads(dict(piece.headers)["about"]) | {"v": 2})
     with pytest.raises(SumsError, match="version 2, this program reads 1"):
-        Reader(RUN).read(message(changed(piece, headers=(("about", about), ("piece", b"0/1"))), 9))
+        GroupReader(RUN).read(message(changed(piece, headers=(("about", about), ("piece", b"0/1"))), 9))
 
 
-IMAGES = Update(
+IMAGES = ClearingUpdate(
     np.arange(3 * WIDTH, dtype=np.uint8).reshape(3, WIDTH),
     np.array([[256, 0], [0, 256], [256, 0]]),
     ("a", "ß", "a"),
@@ -178,7 +180,7 @@ def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
         )
     )
     with pytest.raises(SumsError, match="topic sums, offset 9"):
-        Reader(RUN).read(message(worse, 9))
+        GroupReader(RUN).read(message(worse, 9))
 
 
 @pytest.mark.parametrize("classes", [["a", "a"], [["a"], ["ß"]], [1, 2], ["a"], None])
@@ -188,13 +190,13 @@ def test_images_of_classes_that_cannot_be_are_refused_when_they_are_read(classes
     about["form"]["classes"] = classes
     worse = changed(piece, headers=(("about", orjson.dumps(about)), ("piece", b"0/1")))
     with pytest.raises(SumsError, match="topic sums, offset 9: damaged"):
-        Reader(RUN).read(message(worse, 9))
+        GroupReader(RUN).read(message(worse, 9))
 
 
 def test_what_a_reader_expects_is_handed_out_as_it_is_once_it_is_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sums_records, "PIECE", 20)
     own, other = (Delta(name, {0: (0, 4)}, sums([1, 2, 3]), 4) for name in ("a-1", "b-1"))
-    reader = Reader(RUN)
+    reader = GroupReader(RUN)
     reader.expect([own])
     *first, last = encode("sums", RUN, own)
     assert first
@@ -207,5 +209,5 @@ def test_what_a_reader_expects_is_handed_out_as_it_is_once_it_is_whole(monkeypat
 
 
 def test_the_kind_of_a_record_is_told_without_decoding_it() -> None:
-    pieces = encode("sums", RUN, Base("b", Published(sums([1]))))
+    pieces = encode("sums", RUN, Checkpoint("b", Shared(sums([1]))))
     assert kind(message(pieces[0], 0)) == "base"

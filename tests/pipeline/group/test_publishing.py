@@ -4,8 +4,8 @@ import pytest
 
 from pipeline.errors import FencedError, OutOfStepError
 from pipeline.group.membership import Learnt
-from pipeline.group.publishing import LONG_DELTA, MOST_UNPUBLISHED, Share
-from pipeline.group.shared import Delta, Published, Retraction
+from pipeline.group.publishing import LONG_DELTA, MOST_UNPUBLISHED, PublishingOwner
+from pipeline.group.shared import Delta, Retraction, Shared
 from tests.simulation.arithmetic import Tally
 
 
@@ -13,14 +13,14 @@ class Classes(Tally):
     classes: tuple[str, ...] = ()
 
 
-def share(published: Published[int] | None = None, most: int = 10_000) -> Share[int, int]:
+def share(published: Shared[int] | None = None, most: int = 10_000) -> PublishingOwner[int, int]:
     """One that holds partition 0, where nothing was learnt yet."""
-    found = Share("me", published or Published(0), Classes(0), most)
-    found.ready(0, found.given(0, None)[1])
+    found = PublishingOwner("me", published or Shared(0), Classes(0), most)
+    found.mark_ready(0, found.acquire(0, None)[1])
     return found
 
 
-def learn(learner: Share[int, int], images: int = 1) -> Delta[int] | None:
+def learn(learner: PublishingOwner[int, int], images: int = 1) -> Delta[int] | None:
     """Commit a micro-batch; what was published with it has come back."""
     stop = learner.positions[0] + images
     publication = learner.begin({0: stop})
@@ -79,8 +79,8 @@ def test_a_delta_ends_where_the_group_stood_before_the_micro_batch_that_it_goes_
 
 
 def test_a_base_is_due_after_what_it_takes_long_to_read() -> None:
-    me = Share("me", Published(0), Classes(0), 10_000, base_images=2 * LONG_DELTA)
-    me.ready(0, me.given(0, None)[1])
+    me = PublishingOwner("me", Shared(0), Classes(0), 10_000, checkpoint_images=2 * LONG_DELTA)
+    me.mark_ready(0, me.acquire(0, None)[1])
     due = []
     for number, images in enumerate((30_000, 1, 900, 60)):
         me.read(Delta("other", {1: (number, number + 1)}, 1, images), number + 1)
@@ -90,10 +90,10 @@ def test_a_base_is_due_after_what_it_takes_long_to_read() -> None:
 
 
 def test_the_positions_of_all_that_is_published_are_committed_with_it() -> None:
-    me = Share("me", Published(0), Classes(0), 10_000)
+    me = PublishingOwner("me", Shared(0), Classes(0), 10_000)
     for partition in (0, 1, 2):
-        me.given(partition, None)
-        me.ready(partition, 0)
+        me.acquire(partition, None)
+        me.mark_ready(partition, 0)
     assert me.begin({0: 4}).positions == {0: 4}
     me.committed({0: Learnt(4, 4, 4)})
     publication = me.begin({1: 7})
@@ -126,16 +126,16 @@ def test_it_is_full_when_it_has_learnt_as_much_as_a_delta_may_hold() -> None:
 
 
 def test_a_partition_whose_sums_reach_past_the_position_is_somebody_elses() -> None:
-    me = share(Published(0, {0: 5}))
+    me = share(Shared(0, {0: 5}))
     with pytest.raises(FencedError, match="partition 0: the sums reach 5, past the group's position 4"):
-        me.given(0, 4)
+        me.acquire(0, 4)
 
 
 def test_a_partition_that_was_not_taken_over_cannot_be_committed() -> None:
     me = share()
     with pytest.raises(FencedError, match="partitions \\[3\\] are not held by me"):
         me.begin({3: 1})
-    me.keep([0])
+    me.set_assignment([0])
     with pytest.raises(FencedError, match="partitions \\[0\\]"):
         me.begin({})
 
@@ -150,9 +150,9 @@ def test_it_does_not_read_while_a_transaction_is_open() -> None:
 @pytest.mark.parametrize("span", [(3, 9), (6, 9)])
 def test_a_delta_that_neither_begins_at_the_clock_nor_ends_before_it_is_out_of_step(span: tuple[int, int]) -> None:
     with pytest.raises(OutOfStepError, match=f"partition 0 from {span[0]} to 9, but the sums reach {{0: 5}}"):
-        share(Published(0, {0: 5})).read(Delta("other", {0: span}, 1, 1), 1)
+        share(Shared(0, {0: 5})).read(Delta("other", {0: span}, 1, 1), 1)
 
 
 def test_a_retraction_of_images_that_are_not_published_is_out_of_step() -> None:
     with pytest.raises(OutOfStepError, match="retraction r"):
-        share(Published(0, {0: 5})).read(Retraction("r", {0: 6}, 1), 1)
+        share(Shared(0, {0: 5})).read(Retraction("r", {0: 6}, 1), 1)

@@ -17,7 +17,7 @@ from pipeline.features import make
 from pipeline.history.commands import main
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.snapshots import predict
 from pipeline.snapshots import snapshot as snapshots
 from pipeline.snapshots.snapshot import Snapshot
@@ -73,7 +73,7 @@ def digest_between(first: int, end: int) -> str:
     images, labels = stream(IMAGES)
     learner = Clearing(make(FILTERS, "blas"), Sums.zero(FILTERS.width))
     learner.add(learner.settle(learner.quote(images[first:end]), labels[first:end]))
-    return learner.sums().digest(Identity.of(FILTERS, "squared").digest)
+    return learner.sums().digest(ClearingIdentity.of(FILTERS, "squared").digest)
 
 
 def test_the_list_tells_every_micro_batch_and_snapshot_in_the_order_of_time(past: Place, capsys: Capture) -> None:
@@ -188,7 +188,7 @@ def test_a_name_of_a_class_is_printed_as_it_is(place: Place, capsys: Capture) ->
     sums = Sums.zero(FILTERS.width)
     learner = Clearing(make(FILTERS, "blas"), sums)
     learner.add(learner.settle(learner.quote(images), [name] * 4))
-    snapshots.write(Snapshot(learner.sums(), Identity.of(FILTERS, "squared")), place.folder / "s.safetensors")
+    snapshots.write(Snapshot(learner.sums(), ClearingIdentity.of(FILTERS, "squared")), place.folder / "s.safetensors")
     assert name in text(place, capsys, "show", place.folder / "s.safetensors")
 
 

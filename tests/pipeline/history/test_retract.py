@@ -13,7 +13,7 @@ from pipeline.features import make
 from pipeline.history.commands import main
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from tests.consumers.harness import FILTERS, Place, records
 from tests.pipeline.synthetic import CLASSES, stream
 
@@ -43,7 +43,7 @@ def digest_without(*places: int, label: str = "") -> str:
     kept = [i for i, name in enumerate(labels) if i not in places and name != label]
     learner = Clearing(make(FILTERS, "blas"), Sums.zero(FILTERS.width))
     learner.add(learner.settle(learner.quote(images[kept]), [labels[i] for i in kept]))
-    return learner.sums().digest(Identity.of(FILTERS, "squared").digest)
+    return learner.sums().digest(ClearingIdentity.of(FILTERS, "squared").digest)
 
 
 def test_first_it_says_what_it_would_take_back_and_does_nothing(place: Place, capsys: Capture) -> None:

@@ -19,7 +19,7 @@ from pipeline.errors import MarketstreamError, RecordError, SnapshotError
 from pipeline.features import Filters, make
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.snapshots import snapshot as snapshots
 from pipeline.snapshots.predict import load, main
 from pipeline.snapshots.snapshot import Snapshot
@@ -27,7 +27,7 @@ from tests.pipeline.synthetic import CLASSES, stream
 
 ROOT = Path(__file__).parents[3]
 FILTERS = Filters(seed=0, count=4)
-IDENTITY = Identity.of(FILTERS, "squared")
+IDENTITY = ClearingIdentity.of(FILTERS, "squared")
 
 Capture = pytest.CaptureFixture[str]
 

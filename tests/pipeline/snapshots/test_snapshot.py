@@ -17,13 +17,13 @@ from safetensors.numpy import save
 
 from pipeline.errors import SnapshotError
 from pipeline.learners.clearing.sums import Sums, packed_size
-from pipeline.learners.identity import Identity
+from pipeline.learners.identity import ClearingIdentity
 from pipeline.monitoring.scores import Scores
 from pipeline.snapshots import snapshot as snapshots
 from pipeline.snapshots.snapshot import Folder, Snapshot, read, write
 
 WIDTH = 3
-IDENTITY = Identity("trunk", "0", "4", "squared")
+IDENTITY = ClearingIdentity("trunk", "0", "4", "squared")
 
 
 def snapshot(seed: int = 0, classes: tuple[str, ...] = ("7", "Naïve 👗", "T-shirt/top")) -> Snapshot:

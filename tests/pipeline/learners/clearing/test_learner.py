@@ -6,21 +6,21 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.features import Filters, Trunk, make
-from pipeline.learners import targets as market
-from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.features import Features, Filters, make
+from pipeline.learners import targets
+from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
 from tests.pipeline.synthetic import CLASSES, stream
 
 FILTERS = Filters(seed=0, count=4)
-TRUNK = make(FILTERS, "blas")
+FEATURES = make(FILTERS, "blas")
 
 Images = NDArray[np.uint8]
 
 
-def new(trunk: Trunk = TRUNK, loss: market.Loss = market.squared) -> Clearing:
-    return Clearing(trunk, Sums.zero(FILTERS.width), loss=loss)
+def new(features: Features = FEATURES, loss: targets.Loss = targets.squared) -> Clearing:
+    return Clearing(features, Sums.zero(FILTERS.width), loss=loss)
 
 
 def learn(learner: Clearing, images: Images, labels: Sequence[str | None], batch: int = 64) -> list[str | None]:
@@ -70,9 +70,9 @@ def test_three_learners_added_up_are_one() -> None:
         learn(part, images[i::3], labels[i::3])
     merged = parts[0].sums() + parts[1].sums() + parts[2].sums()
     assert merged.digest("identity") == digest(whole)
-    again = Clearing(TRUNK, merged)
+    again = Clearing(FEATURES, merged)
     again.clear()
-    whole_again = Clearing(TRUNK, whole.sums())
+    whole_again = Clearing(FEATURES, whole.sums())
     whole_again.clear()
     assert np.allclose(again.quote(images).logits.sum(), whole_again.quote(images).logits.sum(), rtol=1e-3)
 
@@ -83,7 +83,7 @@ def test_images_that_are_taken_back_were_never_there() -> None:
     learn(learner, images, labels)
     learn(kept, images[:400], labels[:400])
     update = learner.settle(learner.quote(images[400:]), labels[400:])
-    taken = Ledger(Sums.zero(FILTERS.width))
+    taken = Accumulator(Sums.zero(FILTERS.width))
     taken.add(update.products, update.targets, update.labels, update.classes)
     assert (learner.sums() - taken.total()).digest("identity") == digest(kept)
 
@@ -172,7 +172,7 @@ def test_losses_that_are_not_finite_never_reach_the_sums(poison: float) -> None:
     images, labels = stream(200)
 
     def loss(h: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
-        result = market.squared(h, y)
+        result = targets.squared(h, y)
         result[y == 1] = poison
         return result
 
@@ -188,7 +188,7 @@ def test_losses_that_are_not_finite_never_reach_the_sums(poison: float) -> None:
 
 def test_it_learns_from_another_loss_too() -> None:
     images, labels = stream(1500)
-    predictions = learn(new(loss=market.cross_entropy), images, labels)
+    predictions = learn(new(loss=targets.cross_entropy), images, labels)
     assert np.mean([p == label for p, label in zip(predictions[1000:], labels[1000:], strict=True)]) > 0.9
 
 

@@ -1,8 +1,8 @@
-"""The clearing house: ridge regression, as rarely as accuracy allows."""
+"""The solver: ridge regression, as rarely as accuracy allows."""
 
 import numpy as np
 
-from pipeline.learners.clearing.solver import FIRST, PRIOR, Schedule, solve
+from pipeline.learners.clearing.solver import FIRST, PRIOR, ClearingSchedule, solve
 
 
 def test_weights_are_the_ridge_regression_with_the_prior() -> None:
@@ -19,7 +19,7 @@ def test_weights_are_the_ridge_regression_with_the_prior() -> None:
 
 def cleared(total: int, new_at: tuple[int, ...] = (), size: int = 256) -> list[int]:
     """Images after which a stream in micro-batches of so many images is cleared."""
-    schedule, places = Schedule(), []
+    schedule, places = ClearingSchedule(), []
     for images in range(size, total + 1, size):
         if images - size in new_at:
             schedule.new_class(images - size)

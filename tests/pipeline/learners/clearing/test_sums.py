@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.learners.clearing.accumulator import Ledger
+from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.protocol import Update
+from pipeline.learners.protocol import ClearingUpdate
 
 WIDTH = 6
 CLASSES = ("a", "b", "ß")
@@ -19,17 +19,17 @@ streams = st.lists(st.tuples(st.binary(min_size=WIDTH, max_size=WIDTH), st.sampl
 
 def summed(stream: list[Image], batch: int = 7) -> Sums:
     """Sums over images of a one-hot target, added up in batches."""
-    ledger = Ledger(Sums.zero(WIDTH))
-    put(ledger, stream, batch)
-    return ledger.total()
+    accumulator = Accumulator(Sums.zero(WIDTH))
+    put(accumulator, stream, batch)
+    return accumulator.total()
 
 
-def put(ledger: Ledger, stream: list[Image], batch: int, sign: int = 1) -> None:
+def put(accumulator: Accumulator, stream: list[Image], batch: int, sign: int = 1) -> None:
     for update in updates(stream, batch):
-        ledger.add(update.products, update.targets, update.labels, update.classes, sign)
+        accumulator.add(update.products, update.targets, update.labels, update.classes, sign)
 
 
-def updates(stream: list[Image], batch: int = 7) -> list[Update]:
+def updates(stream: list[Image], batch: int = 7) -> list[ClearingUpdate]:
     """What a market with two more classes than it has seen finds for each batch."""
     found = []
     for start in range(0, len(stream), batch):
@@ -38,7 +38,7 @@ def updates(stream: list[Image], batch: int = 7) -> list[Update]:
         labels = tuple(label for _, label in some)
         classes = tuple(dict.fromkeys([*labels, *CLASSES[:2]]))
         targets = np.array([[256 * (label == c) for c in classes] for label in labels], np.int64)
-        found.append(Update(products, targets, labels, classes))
+        found.append(ClearingUpdate(products, targets, labels, classes))
     return found
 
 
@@ -78,27 +78,27 @@ def test_what_is_taken_back_leaves_no_trace(kept: list[Image], taken: list[Image
 def test_a_ledger_adds_and_takes_away_images_and_sums_in_any_order(
     steps: list[tuple[list[Image], int, bool, bool]],
 ) -> None:
-    ledger, expected = Ledger(Sums.zero(WIDTH)), Sums.zero(WIDTH)
+    accumulator, expected = Accumulator(Sums.zero(WIDTH)), Sums.zero(WIDTH)
     for stream, sign, as_sums, look in steps:
         if as_sums:
-            ledger.add_sums(summed(stream), sign)
+            accumulator.add_sums(summed(stream), sign)
         else:
-            put(ledger, stream, 4, sign)
+            put(accumulator, stream, 4, sign)
         expected = expected + summed(stream) if sign > 0 else expected - summed(stream)
         if look:
-            ledger.equations()
-    assert ledger.total().digest("x") == expected.digest("x")
-    assert ledger.images == expected.images
+            accumulator.equations()
+    assert accumulator.total().digest("x") == expected.digest("x")
+    assert accumulator.images == expected.images
 
 
 @given(streams, streams)
 def test_what_a_ledger_adds_and_takes_away_again_leaves_nothing(kept: list[Image], passing: list[Image]) -> None:
-    ledger = Ledger(summed(kept))
-    put(ledger, passing, 5)
-    ledger.add_sums(summed(passing))
-    put(ledger, passing, 3, -1)
-    ledger.add_sums(summed(passing), -1)
-    total = ledger.total()
+    accumulator = Accumulator(summed(kept))
+    put(accumulator, passing, 5)
+    accumulator.add_sums(summed(passing))
+    put(accumulator, passing, 3, -1)
+    accumulator.add_sums(summed(passing), -1)
+    total = accumulator.total()
     assert total.digest("x") == summed(kept).digest("x")
     assert not any(total.T[name].any() for name, count in total.counts.items() if not count)
 
@@ -115,17 +115,17 @@ def test_sums_of_updates_are_those_that_a_ledger_adds_up(a: list[Image], b: list
     assert merged.digest("x") == summed(a + b).digest("x")
     assert merged.classes == summed(a + b).classes
     assert (merged - Sums.of(updates(a), WIDTH)).digest("x") == summed(b).digest("x")
-    ledger = Ledger(summed(b))
-    ledger.add_sums(merged)
-    ledger.add_sums(Sums.of(updates(b, 3), WIDTH), -1)
-    assert ledger.total().digest("x") == summed(a + b).digest("x")
+    accumulator = Accumulator(summed(b))
+    accumulator.add_sums(merged)
+    accumulator.add_sums(Sums.of(updates(b, 3), WIDTH), -1)
+    assert accumulator.total().digest("x") == summed(a + b).digest("x")
 
 
 @given(streams)
 def test_a_ledger_goes_on_from_sums(stream: list[Image]) -> None:
-    ledger = Ledger(summed(stream))
-    assert ledger.total().digest("x") == summed(stream).digest("x")
-    assert ledger.images == len(stream)
+    accumulator = Accumulator(summed(stream))
+    assert accumulator.total().digest("x") == summed(stream).digest("x")
+    assert accumulator.images == len(stream)
 
 
 def test_the_digest_depends_on_the_identity_and_on_every_part() -> None:

@@ -11,7 +11,7 @@ from pipeline.errors import SettingsError
 from pipeline.learners import pretrain
 from pipeline.learners.marketplace.base import Base
 from pipeline.learners.marketplace.blas import BlasNetwork
-from pipeline.learners.marketplace.learner import Paths
+from pipeline.learners.marketplace.learner import Marketplace
 from pipeline.learners.marketplace.network import Floats, Shape
 from pipeline.learners.marketplace.terms import STREAM, Terms
 from pipeline.learners.pretrain import Training
@@ -40,7 +40,7 @@ def test_it_learns_and_says_how_it_went(tmp_path: Path) -> None:
     base = Base.read(tmp_path / "base.safetensors")
     assert base.generation == 30
     test = splits()[1]
-    predictions = Paths(base.fresh(), NETWORK, STREAM).quote(test.images).predictions()
+    predictions = Marketplace(base.fresh(), NETWORK, STREAM).quote(test.images).predictions()
     assert np.mean([p == DIGITS[y] for p, y in zip(predictions, test.labels, strict=True)]) == one.course.points[-1][3]
 
 
@@ -65,7 +65,7 @@ def test_products_that_never_change_are_made_once_and_lead_to_the_same_base(tmp_
     one = Training(tmp_path / "base.safetensors", network, Terms(), 50, splits())
     one.until(20, 10)
     assert sum(made) == 2 * (400 + 200)
-    learner = Paths(Base.untrained(NETWORK.shape, 0), NETWORK, Terms())
+    learner = Marketplace(Base.untrained(NETWORK.shape, 0), NETWORK, Terms())
     for start in range(0, 1000, 50):
         some = pretrain.order(400, 0, start, start + 50)
         learner.add(learner.settle(learner.quote(train.images[some]), [DIGITS[y] for y in train.labels[some]]))

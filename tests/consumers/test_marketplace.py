@@ -1,4 +1,4 @@
-"""The consumer with the learner ``paths``: what was served can be rebuilt to the bit, from base and journal alone."""
+"""The consumer with ``marketplace``: what was served can be rebuilt to the bit, from base and journal alone."""
 
 import json
 import signal
@@ -23,10 +23,10 @@ from pipeline.errors import (
     SnapshotError,
 )
 from pipeline.history import commands as history
-from pipeline.learners.identity import PathsIdentity
+from pipeline.learners.identity import MarketplaceIdentity
 from pipeline.learners.marketplace import make
 from pipeline.learners.marketplace.base import Base
-from pipeline.learners.marketplace.learner import Paths
+from pipeline.learners.marketplace.learner import Marketplace
 from pipeline.learners.marketplace.network import Shape
 from pipeline.learners.marketplace.terms import PUBLISHED, STREAM, Terms
 from pipeline.records.topics import Topics
@@ -47,7 +47,7 @@ class CrashError(Exception):
 def digest_of(count: int, terms: Terms = STREAM, size: int = SIZE) -> str:
     """The digest of a learner that was given the same micro-batches without a broker."""
     images, labels = stream(count)
-    learner = Paths(BASE, make(BASE.shape, "blas"), terms)
+    learner = Marketplace(BASE, make(BASE.shape, "blas"), terms)
     for start in range(0, count, size):
         some = slice(start, start + size)
         learner.add(learner.settle(learner.quote(images[some]), labels[some]))
@@ -56,11 +56,11 @@ def digest_of(count: int, terms: Terms = STREAM, size: int = SIZE) -> str:
 
 
 def paths(place: Place, *more: object) -> tuple[object, ...]:
-    """The flags of a learner ``paths`` with a small network."""
+    """The flags of a learner ``marketplace`` with a small network."""
     file = place.folder / "base.safetensors"
     if not file.exists():
         BASE.write(file)
-    return ("--learner", "paths", "--base", file, "--batch-wait", 30, *more)
+    return ("--learner", "marketplace", "--base", file, "--batch-wait", 30, *more)
 
 
 def failing_commit(number: int, after: bool, error: Callable[[], Exception]) -> Callable[..., None]:
@@ -104,7 +104,7 @@ def test_it_learns_what_it_learns_without_a_broker(place: Place, learnt: dict[st
 
 def test_the_terms_of_the_articles_come_to_the_same_bits_too(place: Place, capsys: Capture) -> None:
     place.send(records(128))
-    flags = paths(place, "--learner", "paths-published", "--images")
+    flags = paths(place, "--learner", "marketplace-published", "--images")
     place.learn(capsys, *flags, 64, "--snapshot-images", 1000)
     place.lose_snapshots()
     assert place.learn(capsys, *flags, 64)["digest"] == digest_of(128, PUBLISHED)
@@ -205,16 +205,21 @@ def test_another_base_or_learner_is_refused_with_the_difference(place: Place) ->
     for more, differs in (
         (("--base", other), rf"base {BASE.digest} is not \w+"),
         (("--seed", 1), "seed 0 is not 1"),
-        (("--learner", "paths-published"), r"vendors \[1, 1, 16\] is not \[4, 4, 4\], last outputs is not parameters"),
+        (
+            ("--learner", "marketplace-published"),
+            r"vendors \[1, 1, 16\] is not \[4, 4, 4\], last outputs is not parameters",
+        ),
     ):
         with pytest.raises(SnapshotError, match=rf"another identity \({differs}.*use the settings"):
             main(place.flags(*flags, *more))
-    with pytest.raises(SnapshotError, match="learner paths is not clearing"):
+    with pytest.raises(SnapshotError, match="learner marketplace is not clearing"):
         main(place.flags("--images", 0))
     place.lose_snapshots()
     with pytest.raises(RecoveryError, match=r"another identity \(base \w+ is not"):
         main(place.flags(*flags, "--base", other))
-    with pytest.raises(RecoveryError, match="group learn learns with paths, not with clearing: choose another --group"):
+    with pytest.raises(
+        RecoveryError, match="group learn learns with marketplace, not with clearing: choose another --group"
+    ):
         main(place.flags("--images", 0))
 
 
@@ -222,7 +227,7 @@ def test_a_group_that_learns_with_clearing_is_refused(place: Place, capsys: Capt
     place.send(records(64))
     place.learn(capsys, "--images", 64)
     place.lose_snapshots()
-    with pytest.raises(RecoveryError, match="learns with clearing, not with paths: choose another --group"):
+    with pytest.raises(RecoveryError, match="learns with clearing, not with marketplace: choose another --group"):
         main(place.flags(*paths(place, "--images", 0)))
 
 
@@ -250,7 +255,7 @@ def test_of_several_members_only_the_one_with_the_first_partition_stays_and_it_w
     topics = Topics()
     with place.broker() as broker:
         broker.ensure_topics(topics.results())
-        log = JournalLog(broker, topics, "learn", PathsIdentity.of(BASE.digest, STREAM), 0)
+        log = JournalLog(broker, topics, "learn", MarketplaceIdentity.of(BASE.digest, STREAM), 0)
         assert log.committed([0, 1]) is None
         assert log.committed([0, 1, 2]) == {}
         with pytest.raises(GroupBusyError, match=r"has its one learner already: .* cannot be shared"):
@@ -260,9 +265,15 @@ def test_of_several_members_only_the_one_with_the_first_partition_stays_and_it_w
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        (("--learner", "clearing", "--base", "x"), "clearing begins with a --snapshot; --base is for --learner paths"),
-        (("--learner", "paths", "--snapshot", "x"), "paths begins with a --base, which may be one of its snapshots"),
-        (("--learner", "slda"), "Input should be 'clearing', 'paths' or 'paths-published'"),
+        (
+            ("--learner", "clearing", "--base", "x"),
+            "clearing begins with a --snapshot; --base is for --learner mark",
+        ),
+        (
+            ("--learner", "marketplace", "--snapshot", "x"),
+            "marketplace begins with a --base, which may be one of its snap",
+        ),
+        (("--learner", "slda"), "Input should be 'clearing', 'marketplace' or 'marketplace-published'"),
     ],
 )
 def test_flags_that_do_not_go_together_are_refused(place: Place, flags: tuple[str, ...], says: str) -> None:
@@ -272,7 +283,7 @@ def test_flags_that_do_not_go_together_are_refused(place: Place, flags: tuple[st
 
 def test_a_snapshot_is_a_base_to_begin_with(place: Place, capsys: Capture, learnt: dict[str, Any]) -> None:
     snapshot = max(place.folder.rglob("snapshot-*.safetensors"))
-    begun = place.learn(capsys, "--learner", "paths", "--base", snapshot, "--group", "second", "--images", 64)
+    begun = place.learn(capsys, "--learner", "marketplace", "--base", snapshot, "--group", "second", "--images", 64)
     assert (begun["settled_images"], begun["generation"]) == (64, 2)
     assert begun["accuracy"] > learnt["accuracy"]
 
@@ -299,7 +310,7 @@ def test_history_and_predict_do_what_makes_sense_and_refuse_the_rest(
         ("verify",),
         ("retract", "--id", "0/00003"),
     ):
-        with pytest.raises(MarketstreamError, match="paths"):
+        with pytest.raises(MarketstreamError, match="marketplace"):
             history.main([*words, *where])
     image = place.folder / "image.png"
     Image.fromarray(stream(1)[0][0]).save(image)

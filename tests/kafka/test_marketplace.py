@@ -1,4 +1,4 @@
-"""The learner ``paths`` over a real Kafka broker: one in a group, and the bits that it has without a broker."""
+"""The learner ``marketplace`` over a real Kafka broker: one in a group, and the bits that it has without a broker."""
 
 import signal
 import uuid
@@ -10,7 +10,7 @@ from consumers.learn import main
 from pipeline.broker.kafka.broker import KafkaBroker
 from pipeline.errors import GroupBusyError
 from tests.consumers.harness import Place, each_once, records
-from tests.consumers.test_paths import digest_of, paths
+from tests.consumers.test_marketplace import digest_of, paths
 
 Capture = pytest.CaptureFixture[str]
 

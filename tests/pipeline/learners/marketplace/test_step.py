@@ -1,4 +1,4 @@
-"""One step of ``paths`` is the step that the formulas say; so is the training form's."""
+"""One step of ``marketplace`` is the step that the formulas say; so is the training form's."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,14 +9,14 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.learners.marketplace import draws as vendors
+from pipeline.learners.marketplace import draws
 from pipeline.learners.marketplace.base import Base
 from pipeline.learners.marketplace.blas import BlasNetwork
-from pipeline.learners.marketplace.learner import Paths
+from pipeline.learners.marketplace.learner import Marketplace
 from pipeline.learners.marketplace.model import Model
 from pipeline.learners.marketplace.network import Network, Shape
 from pipeline.learners.marketplace.terms import Terms
-from pipeline.learners.marketplace.tinygrad import DeviceNetwork
+from pipeline.learners.marketplace.tinygrad import TinygradNetwork
 from pipeline.learners.marketplace.tree import Tree
 from pipeline.learners.targets import cross_entropy
 from tests.pipeline.learners.marketplace import reference
@@ -50,8 +50,8 @@ def images(count: int, side: int, seed: int) -> tuple[Images, list[str]]:
 
 def base(shape: Shape, seed: int, generation: int = 0) -> Base:
     """A network that knows three classes and has an opinion, after so many updates."""
-    first, second, _ = vendors.initial(shape, seed)
-    last = vendors.uniform(3 * shape.products, seed, vendors.Purpose.INITIAL, 2)
+    first, second, _ = draws.initial(shape, seed)
+    last = draws.uniform(3 * shape.products, seed, draws.Purpose.INITIAL, 2)
     counts = {"0": 5 * generation, "1": 1, "2": 2}
     return Base(shape, (first, second, last), ("0", "1", "2"), generation, counts, np.zeros(shape.products))
 
@@ -65,7 +65,7 @@ def deltas(begun: Base, terms: Terms) -> list[list[Doubles]]:
     """What each vendor of the base's generation adds, by the definition."""
     reach, g = rate(begun, terms) * terms.probe, begun.generation
     return [
-        [reach * vendors.delta(part.size, terms.seed, g, spec, v).astype(float) for v in range(terms.vendors[spec])]
+        [reach * draws.delta(part.size, terms.seed, g, spec, v).astype(float) for v in range(terms.vendors[spec])]
         for spec, part in enumerate(begun.parameters)
     ]
 
@@ -104,7 +104,7 @@ def check_continual(
 ) -> bool:
     """Serve and learn one micro-batch, and compare with the reference; False where the step cannot be compared."""
     begun = base(shape, terms.seed, generation)
-    learner = Paths(begun, make(shape), terms)
+    learner = Marketplace(begun, make(shape), terms)
     pixels, labels = images(count, shape.side, terms.seed)
     quotes = learner.quote(pixels)
     paths = quotes.vendor.T.tolist()
@@ -143,7 +143,7 @@ def test_a_continual_step_is_the_reference_s(shape: Shape, terms: Terms, count: 
 
 @pytest.mark.parametrize(("v", "count"), [((4, 4, 4), 8), ((3, 2, 1), 7)])
 def test_tinygrad_makes_the_same_step(v: tuple[int, int, int], count: int) -> None:
-    assert check_continual(DeviceNetwork, SMALL, Terms(vendors=v, last="parameters", lr=0.05), count)
+    assert check_continual(TinygradNetwork, SMALL, Terms(vendors=v, last="parameters", lr=0.05), count)
 
 
 def grown(terms: Terms, generation: int) -> list[list[int]]:
@@ -151,7 +151,7 @@ def grown(terms: Terms, generation: int) -> list[list[int]]:
     paths: list[list[int]] = [[]]
     for spec, offers in enumerate(terms.vendors):
         sample = terms.upstream_sampling if terms.upstream_sampling and offers > 1 else len(paths)
-        chosen = [vendors.upstream(len(paths), sample, terms.seed, generation, spec, v) for v in range(offers)]
+        chosen = [draws.upstream(len(paths), sample, terms.seed, generation, spec, v) for v in range(offers)]
         paths = [[*paths[i], v] for v in range(offers) for i in chosen[v]]
     return paths
 
