@@ -1,6 +1,7 @@
-"""The real Kafka broker, for all tests that want one.
+"""The real Kafka broker, for all tests that want one, and which tests are slow.
 
-Where none can be run, those tests are left out, and the last line of the run says so; with CI=true they fail.
+Where no broker can be run, the tests that want one are left out, and the last line of the run says so; with CI=true
+they fail.
 """
 
 import os
@@ -17,9 +18,32 @@ from filelock import FileLock
 from deploy.local.kafka import Address, KafkaUnavailableError, Server
 from pipeline.settings import load
 
+_HERE = Path(__file__).parent
+_SLOW = (
+    "benchmarks/learners/test_backprop.py",
+    "benchmarks/test_accuracy.py",
+    "benchmarks/test_scale.py",
+    "consumers/test_marketplace.py",
+    "consumers/test_recovery.py",
+    "deploy/",
+    "kafka/",
+    "pipeline/history/",
+    "pipeline/learners/marketplace/",
+    "producers/",
+    "simulation/",
+    "test_demo.py",
+)
+"""What `make test-fast` leaves out: what wants a server or a container, and what takes long."""
+
 _LEFT_OUT = "left out: "
 
 _at_the_end = ExitStack()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(_HERE).as_posix().startswith(_SLOW):
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

@@ -27,7 +27,7 @@ def images(count: int, seed: int = 0) -> NDArray[np.uint8]:
     return result
 
 
-@pytest.fixture(scope="module", params=["blas", "tinygrad"])
+@pytest.fixture(scope="module", params=["blas", pytest.param("tinygrad", marks=pytest.mark.slow)])
 def backend(request: pytest.FixtureRequest) -> Backend:
     name: Backend = request.param
     return name

@@ -54,6 +54,7 @@ def test_any_order_and_batch_size_gives_the_same_digest() -> None:
     assert digest(one) == digest(other)
 
 
+@pytest.mark.slow
 def test_blas_and_tinygrad_give_the_same_digest() -> None:
     images, labels = stream(300)
     one, other = new(), new(make(FILTERS, "tinygrad", 64))
