@@ -2,30 +2,42 @@
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check
+COMPILE := $(VENV)/bin/uv pip compile --quiet --universal --fork-strategy fewest --python-version 3.11 --generate-hashes \
+  --custom-compile-command 'make requirements'
+
+FAST := -n 2 --dist loadgroup -m 'not slow'
+RESOLUTION_lowest := lowest-direct
+RESOLUTION_newest := highest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test prove speed compare lint dashboards kafka compose-check clean
+.PHONY: help setup demo test test-fast test-lowest test-newest prove speed compare lint requirements dashboards kafka \
+  compose-check clean
 
 help:
 	@echo "make demo    the whole stream on this machine, from nothing"
 	@echo "make test    all tests"
+	@echo "make test-fast  those that need no server and no container: less than a minute"
+	@echo "make test-lowest, make test-newest  the same with the oldest and the newest versions that pyproject.toml allows"
 	@echo "make prove   every claim of the README, measured again"
 	@echo "make speed   the learner's speed, in ratios"
 	@echo "make compare every learner on the same streams; hours, and goes on where it was stopped"
 	@echo "make lint    ruff and mypy"
+	@echo "make requirements  requirements/*.txt in line with pyproject.toml; ARGS=--upgrade: the newest versions"
 	@echo "make dashboards  Grafana's dashboards, written anew from deploy/grafana"
 	@echo "make kafka   a real Kafka broker on this machine, to play with"
 	@echo "make compose-check  docker-compose.yml, brought up on a Docker engine and checked"
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml requirements/build.txt requirements/dev.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "error: $(PYTHON) is older than Python 3.11; name another one: make PYTHON=python3.12 ..."; exit 1; }
 	@test -x $(RUN) || $(PYTHON) -m venv $(VENV) || \
 	  { rm -rf $(VENV); echo "error: $(PYTHON) cannot make virtual environments; on Debian: apt-get install python3-venv"; exit 1; }
 	@echo "installing into $(VENV) ..."
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --editable '.[plot,dev]'
+	@$(INSTALL) --require-hashes -r requirements/build.txt -r requirements/dev.txt
+	@$(INSTALL) --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: setup
@@ -33,6 +45,14 @@ demo: setup
 
 test: setup
 	@$(RUN) -m pytest -n 3 --dist loadgroup $(ARGS)
+
+test-fast: setup
+	@$(RUN) -m pytest $(FAST) $(ARGS)
+
+test-lowest test-newest: test-%: setup
+	@$(VENV)/bin/uv venv --quiet --clear --python $(RUN) $(VENV)-$*
+	@$(VENV)/bin/uv pip install --quiet --python $(VENV)-$* --resolution $(RESOLUTION_$*) --editable '.[plot,dev]'
+	@$(VENV)-$*/bin/python -m pytest $(FAST) $(ARGS)
 
 prove: setup
 	@$(RUN) -m benchmarks.prove $(ARGS)
@@ -48,6 +68,16 @@ lint: setup
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
 
+# One version of each package for all Pythons and in all files; the image does without tinygrad and its C compiler.
+requirements: setup
+	@$(RUN) -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")' | \
+	  $(COMPILE) --no-annotate $(ARGS) --output-file requirements/build.txt -
+	@$(COMPILE) $(ARGS) --all-extras --output-file requirements/dev.txt pyproject.toml
+	@$(COMPILE) --constraints requirements/dev.txt --extra plot --output-file requirements/plot.txt pyproject.toml
+	@$(COMPILE) --constraints requirements/dev.txt --output-file requirements/base.txt pyproject.toml
+	@$(COMPILE) --constraints requirements/dev.txt --no-emit-package tinygrad --no-emit-package ziglang \
+	  --output-file requirements/image.txt pyproject.toml
+
 dashboards: setup
 	@$(RUN) -m deploy.grafana.generate
 
@@ -58,4 +88,4 @@ compose-check: setup
 	@$(RUN) -m deploy.check $(ARGS)
 
 clean:
-	rm -rf $(VENV) runs state build *.egg-info .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* runs state build *.egg-info .mypy_cache .ruff_cache .hypothesis
