@@ -49,12 +49,14 @@ def check(found: Engine, settings: Settings, folder: Path) -> None:
     services, images = _images()
     if found.own:
         services.remove("grafana")
-        standins.build(
-            found, settings.cache, folder, {name: images[name] for name in ("kafka", "prometheus", "python")}
-        )
+        del images["grafana"]
+        images = {name: image.partition("@")[0] for name, image in images.items()}  # what is built here has no digest
+        standins.build(found, settings.cache, folder, images)
         say("stand-ins are built; Grafana is left out")
     variables = free_ports() | {
         "CHECK_DATASETS": str(_datasets(settings, folder)),
+        "CHECK_KAFKA": images["kafka"],
+        "CHECK_PROMETHEUS": images["prometheus"],
         "CHECK_NETWORK": "host" if found.own else "default",
     }
     stack = Stack(found, tuple(services), variables)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from deploy.check.stack import COMPOSE, ROOT
 from pipeline.settings import PREFIX, Settings
@@ -17,6 +18,7 @@ from pipeline.settings import PREFIX, Settings
 SHIPPED = ROOT / "docker-compose.yml"
 OVERRIDE = ROOT / "deploy/check/override.yml"
 EXAMPLE = ROOT / ".env.example"
+IMAGES = {name: service.get("image") for name, service in yaml.safe_load(SHIPPED.read_text())["services"].items()}
 ONCE = {"topics", "datasets"}
 OURS = {"producer", "learner", "learner-2"} | ONCE
 
@@ -34,7 +36,12 @@ def config(*files: Path, variables: Path = Path("/dev/null"), folder: Path | Non
     ]
     for file in files:
         command += ["--file", file]
-    environment = {"PATH": os.environ["PATH"], "CHECK_DATASETS": "/datasets"}
+    environment = {
+        "PATH": os.environ["PATH"],
+        "CHECK_DATASETS": "/datasets",
+        "CHECK_KAFKA": IMAGES["kafka"],
+        "CHECK_PROMETHEUS": IMAGES["prometheus"],
+    }
     command += ["config", "--format", "json", *([] if folder else ["--no-env-resolution"])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -93,6 +100,8 @@ def test_every_service_is_confined(services: dict[str, dict[str, Any]]) -> None:
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["init"] is True, name
         assert int(service["mem_limit"]) <= 1536 << 20, name
+        assert service["pids_limit"] <= 1024, name
+        assert service["ulimits"]["nofile"] <= 16384, name
         assert service.get("read_only", False) is (name != "kafka"), name
         assert not service.get("privileged"), name
 
@@ -108,7 +117,7 @@ def test_services_come_back_after_a_crash_and_those_that_end_are_left_alone(
 
 def test_images_are_pinned(services: dict[str, dict[str, Any]]) -> None:
     pulled = [service["image"] for service in services.values() if "build" not in service]
-    assert all(re.fullmatch(r"[\w/.-]+:v?\d+\.\d+\.\d+", image) for image in pulled), pulled
+    assert all(re.fullmatch(r"[\w/.-]+:v?\d+\.\d+\.\d+@sha256:[0-9a-f]{64}", image) for image in pulled), pulled
 
 
 def test_what_is_kept_is_kept_in_volumes_with_names(services: dict[str, dict[str, Any]]) -> None:
@@ -156,6 +165,15 @@ def test_an_env_file_reaches_our_programs(tmp_path: Path) -> None:
     assert services["producer"]["command"][3] == "split"
     assert services["learner"]["environment"]["MARKETSTREAM_FILTERS"] == "480"
     assert services["learner"]["environment"]["MARKETSTREAM_GROUP"] == "big"
+
+
+def test_kafka_s_password_reaches_those_only_that_log_in(tmp_path: Path) -> None:
+    shutil.copy(SHIPPED, tmp_path)
+    variables = tmp_path / ".env"
+    variables.write_text("MARKETSTREAM_KAFKA_PASSWORD=secret\n")
+    services = config(tmp_path / SHIPPED.name, variables=variables, folder=tmp_path)["services"]
+    knowing = {name for name, service in services.items() if "secret" in json.dumps(service)}
+    assert knowing == {"topics", "producer", "learner", "learner-2"}
 
 
 def test_the_check_changes_nothing_but_how_to_build_and_where_the_data_is() -> None:
