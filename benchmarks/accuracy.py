@@ -3,20 +3,17 @@
 python -m benchmarks.accuracy --scenario mixed --learner clearing --seed 0
 """
 
-import argparse
 import logging
-import sys
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Table
 
+from benchmarks import report
 from benchmarks.learners.table import LEARNERS, digest, make
 from pipeline import cli
 from pipeline.data import datasets, scenario
@@ -46,110 +43,96 @@ log = logging.getLogger(__name__)
 
 GROUPS = {"digits": DIGITS, "fashion": FASHION, "overall": CLASSES}
 
+Names = Sequence[str | None]
 
-@dataclass
-class Outcomes:
-    """Images of each class, and those that were right."""
 
-    images: dict[str, int] = field(default_factory=dict)
-    right: dict[str, int] = field(default_factory=dict)
+def draw(name: str, settings: Settings, images: int | None = None) -> Stream:
+    """The stream of a scenario, or its first images."""
+    drawn = scenario.load(name, seed=settings.seed, images=images)
+    return make_stream(drawn, load_splits(drawn, settings))
 
-    def add(self, labels: Sequence[str | None], predictions: Sequence[str | None]) -> None:
-        for label, predicted in zip(labels, predictions, strict=True):
-            if label is not None:
-                self.images[label] = self.images.get(label, 0) + 1
-                self.right[label] = self.right.get(label, 0) + (label == predicted)
 
-    def summary(self) -> dict[str, Any]:
-        """Accuracy of the groups, over their images, and of every class; None where there was no image."""
-        groups = {name: self._accuracy(members) for name, members in GROUPS.items()}
-        return {**groups, "classes": {name: self._accuracy([name]) for name in CLASSES}}
+def judged(labels: Names, predictions: Names) -> list[tuple[str, str | None]]:
+    """Label and prediction of all images that have a label."""
+    return [(label, p) for label, p in zip(labels, predictions, strict=True) if label is not None]
 
-    def _accuracy(self, names: Sequence[str]) -> float | None:
-        images = sum(self.images.get(name, 0) for name in names)
-        return sum(self.right.get(name, 0) for name in names) / images if images else None
+
+def grouped(classes: Sequence[ClassScore], ratio: Callable[[Sequence[ClassScore]], float]) -> dict[str, Any]:
+    """A ratio of every class, and of the classes of each group together; None where none of them was seen."""
+    known = {c.name: c for c in classes}
+
+    def of(names: Sequence[str]) -> float | None:
+        some = [known[name] for name in names if name in known]
+        return ratio(some) if some else None
+
+    return {
+        **{name: of(members) for name, members in GROUPS.items()},
+        "classes": {name: of([name]) for name in CLASSES},
+    }
+
+
+def accuracy(scores: Scores) -> dict[str, Any]:
+    """Accuracy over the images of the groups, and of every class."""
+    return grouped(scores.classes(), lambda some: sum(c.correct for c in some) / sum(c.images for c in some))
 
 
 def forgetting(classes: Sequence[ClassScore]) -> dict[str, Any]:
     """Forgetting at the end of the stream: of every class, and the mean over the classes of each group."""
-    by_name = {c.name: c.forgetting for c in classes}
-    groups = {
-        name: float(np.mean(known)) if (known := [by_name[m] for m in members if m in by_name]) else None
-        for name, members in GROUPS.items()
-    }
-    return {**groups, "classes": {name: by_name.get(name) for name in CLASSES}}
+    return grouped(classes, lambda some: sum(c.forgetting for c in some) / len(some))
 
 
 class HeldOut:
-    """The test images, and how much of them a learner gets right."""
+    """The test images, and how much of them a learner gets right; right is what the scenario has them called."""
 
     def __init__(self, settings: Settings, renamed: Mapping[str, str] | None = None) -> None:
         splits = [datasets.load(name, "test", settings) for name in ("mnist", "fashion-mnist")]
         self.images = np.concatenate([split.images for split in splits])
         self.labels = [split.classes[i] for split in splits for i in split.labels]
-        self._renamed = renamed or {}
+        self._right = [(renamed or {}).get(label, label) for label in self.labels]
 
-    def outcomes(self, learner: AnyLearner, names: Sequence[str] = CLASSES) -> Outcomes:
-        """What the learner makes of the test images of some classes; right is what the scenario has them called."""
-        chosen = [i for i, label in enumerate(self.labels) if label in names]
-        result = Outcomes()
+    def accuracy(self, learner: AnyLearner, names: Sequence[str] = CLASSES) -> dict[str, Any]:
+        """Of the test images of some classes."""
+        chosen, scores = [i for i, label in enumerate(self.labels) if label in names], Scores(1)
         for start in range(0, len(chosen), BATCH):
             some = chosen[start : start + BATCH]
-            labels = [self.labels[i] for i in some]
-            predicted = learner.quote(self.images[some]).predictions()
-            right = [p == self._renamed.get(name, name) for p, name in zip(predicted, labels, strict=True)]
-            result.add(labels, [name if good else None for name, good in zip(labels, right, strict=True)])
-        return result
+            found = zip(some, learner.quote(self.images[some]).predictions(), strict=True)
+            scores.add((self.labels[i], self.labels[i] if p == self._right[i] else None) for i, p in found)
+        return accuracy(scores)
+
+
+class Step(NamedTuple):
+    """A micro-batch that was done, in ``seconds`` of a clock on the wall and of processor time."""
+
+    number: int
+    outcomes: list[tuple[str, str | None]]
+    seconds: NDArray[np.float64]
 
 
 class Run:
-    """One pass of a learner over a stream: predict, then learn, a micro-batch at a time."""
+    """A learner on a stream, as the consumer has it, without the broker: predict, then learn, in micro-batches."""
 
     def __init__(self, learner: AnyLearner, stream: Stream, window: int) -> None:
-        self.learner, self.stream = learner, stream
-        self.prequential, self.last, self.scores = Outcomes(), Outcomes(), Scores(window)
-        self.seconds = self.processor_seconds = 0.0
+        self.learner, self.stream, self.scores = learner, stream, Scores(window)
 
-    def through(self, after: Callable[[int], None]) -> None:
-        """All of the stream; ``after`` is called with the number of each micro-batch done, outside the timing."""
-        total = -(-len(self.stream) // BATCH)
-        for number in range(total):
-            images, labels = self._batch(number)
-            begun, worked = time.perf_counter(), time.process_time()
-            predictions = self._learn(images, labels)
-            self.seconds += time.perf_counter() - begun
-            self.processor_seconds += time.process_time() - worked
-            self.prequential.add(labels, predictions)
-            if number >= total - LAST:
-                self.last.add(labels, predictions)
-            after(number)
+    def steps(self, start: int = 0, stop: int | None = None, learn: bool = True) -> Iterator[Step]:
+        """A part of the stream; with learning switched off it is only predicted."""
+        stop = len(self.stream) if stop is None else stop
+        for at in range(start, stop, BATCH):
+            end = min(at + BATCH, stop)
+            images, labels = self.stream.images(at, end), self.stream.labels[at:end]
+            begun = np.array([time.perf_counter(), time.process_time()])
+            quotes = self.learner.quote(images)
+            outcomes = judged(labels, quotes.predictions())
+            self.scores.add(outcomes)
+            if learn:
+                self.learner.add(self.learner.settle(quotes, labels))
+                self.learner.clear()
+            yield Step(at // BATCH, outcomes, np.array([time.perf_counter(), time.process_time()]) - begun)
 
-    def _batch(self, number: int) -> tuple[NDArray[np.uint8], tuple[str | None, ...]]:
-        span = slice(number * BATCH, (number + 1) * BATCH)
-        return self.stream.images(span.start, span.stop), self.stream.labels[span]
-
-    def _learn(self, images: NDArray[np.uint8], labels: Sequence[str | None]) -> list[str | None]:
-        quotes = self.learner.quote(images)
-        predictions: list[str | None] = quotes.predictions()
-        self.scores.add((label, p) for label, p in zip(labels, predictions, strict=True) if label is not None)
-        self.learner.add(self.learner.settle(quotes, labels))
-        self.learner.clear()
-        return predictions
-
-    def predict_only(self) -> tuple[float, float]:
-        """Images a second with learning switched off, and images a second of processor time."""
-        count = min(PREDICT_ONLY, -(-len(self.stream) // BATCH))
-        seconds, processor_seconds, images = 0.0, 0.0, 0
-        for number in range(count):
-            pixels, labels = self._batch(number)
-            begun, worked = time.perf_counter(), time.process_time()
-            predictions = self.learner.quote(pixels).predictions()
-            scores = [(label, p) for label, p in zip(labels, predictions, strict=True) if label is not None]
-            Scores(1).add(scores)
-            seconds += time.perf_counter() - begun
-            processor_seconds += time.process_time() - worked
-            images += len(pixels)
-        return images / seconds, images / processor_seconds
+    def seconds(self, start: int = 0, stop: int | None = None, learn: bool = True) -> tuple[float, float]:
+        """What such a part takes: on the wall, and of processor time."""
+        wall, processor = np.sum([step.seconds for step in self.steps(start, stop, learn)], axis=0).tolist()
+        return wall, processor
 
 
 class DressWatch:
@@ -160,15 +143,14 @@ class DressWatch:
 
     def __init__(self, run: Run, held_out: HeldOut) -> None:
         self._run, self._held_out = run, held_out
-        first = next((s.start for s in run.stream.phases if DRESS in s.phase.classes), None)
-        self._first = None if first is None else first // BATCH
+        self._first = next((s.start // BATCH for s in run.stream.phases if DRESS in s.phase.classes), math.inf)
         self.dress: dict[str, float] = {}
         self.digits: dict[str, float] = {}
         self.base = self._seen()
 
     def look(self, number: int) -> None:
         """Micro-batch ``number`` was done."""
-        if self._first is not None and (after := number + 1 - self._first) in DRESS_AFTER:
+        if (after := number + 1 - self._first) in DRESS_AFTER:
             self.dress[str(after)], self.digits[str(after)] = seen = self._seen()
             log.info("%d micro-batches after the first dress: dresses %.4f, digits %.4f", after, *seen)
 
@@ -185,29 +167,17 @@ class DressWatch:
         }
 
     def _seen(self) -> tuple[float, float]:
-        seen = self._held_out.outcomes(self._run.learner, [*DIGITS, DRESS]).summary()
+        seen = self._held_out.accuracy(self._run.learner, [*DIGITS, DRESS])
         return seen["classes"][DRESS], seen["digits"]
 
 
-class PhaseWatch:
-    """Held-out accuracy on the classes of each phase when it ends, to tell at the end what was forgotten since."""
-
-    def __init__(self, run: Run, held_out: HeldOut) -> None:
-        self._run, self._held_out = run, held_out
-        self._phases = list(run.stream.phases)
-        self._known: dict[str, float] = {}
-
-    def look(self, number: int) -> None:
-        """Micro-batch ``number`` was done."""
-        while len(self._phases) > 1 and (number + 1) * BATCH >= self._phases[0].stop:
-            entries = self._phases.pop(0).phase.classes
-            names = [name for entry in entries for name in scenario.GROUPS.get(entry, (entry,))]
-            seen = self._held_out.outcomes(self._run.learner, names).summary()["classes"]
-            self._known |= {name: seen[name] for name in names}
-
-    def forgotten(self, held_out: Mapping[str, Any]) -> dict[str, float]:
-        """Of every class of a phase that ended: accuracy then, less the accuracy at the end of the stream."""
-        return {name: known - held_out["classes"][name] for name, known in self._known.items()}
+def ends(stream: Stream) -> list[tuple[int, list[str]]]:
+    """The micro-batch in which each phase but the last ends, and its classes."""
+    phases = [(span.stop, span.phase.classes) for span in stream.phases[:-1]]
+    return [
+        (-(-stop // BATCH) - 1, [name for entry in entries for name in scenario.GROUPS.get(entry, (entry,))])
+        for stop, entries in phases
+    ]
 
 
 def measure(name: str, learner_name: str, seed: int, images: int | None, settings: Settings) -> dict[str, Any]:
@@ -218,39 +188,40 @@ def measure(name: str, learner_name: str, seed: int, images: int | None, setting
     ``held_out_forgetting`` is about classes of phases before the last.
     """
     settings = settings.model_copy(update={"seed": seed})
-    drawn = scenario.load(name, seed=seed, images=images)
-    stream = make_stream(drawn, load_splits(drawn, settings))
-    run = Run(make(learner_name, settings), stream, settings.window)
-    held_out = HeldOut(settings, drawn.labels)
-    phases = PhaseWatch(run, held_out)
-    watch = DressWatch(run, held_out) if drawn.name in WITH_DRESSES else None
-
-    def after(number: int) -> None:
-        phases.look(number)
+    stream = draw(name, settings, images)
+    run, last, seconds = Run(make(learner_name, settings), stream, settings.window), Scores(1), np.zeros(2)
+    held_out = HeldOut(settings, stream.scenario.labels)
+    phases, then = ends(stream), dict[str, float]()
+    watch = DressWatch(run, held_out) if stream.scenario.name in WITH_DRESSES else None
+    for step in run.steps():
+        seconds += step.seconds
+        if step.number >= -(-len(stream) // BATCH) - LAST:
+            last.add(step.outcomes)
+        for names in (names for number, names in phases if number == step.number):
+            seen = held_out.accuracy(run.learner, names)["classes"]
+            then |= {name: seen[name] for name in names}
         if watch:
-            watch.look(number)
-
-    run.through(after)
-    only, only_processor = run.predict_only()
-    known = held_out.outcomes(run.learner).summary()
-    device = device_of(learner_name, settings)
+            watch.look(step.number)
+    again = min(PREDICT_ONLY * BATCH, len(stream))
+    wall, processor = Run(run.learner, stream, settings.window).seconds(stop=again, learn=False)
+    known, device = held_out.accuracy(run.learner), device_of(learner_name, settings)
     return {
-        "scenario": drawn.name,
+        "scenario": stream.scenario.name,
         "learner": learner_name,
         "seed": seed,
         "device": device,
         "images": len(stream),
-        "seconds": run.seconds,
-        "images_per_second": len(stream) / run.seconds,
-        "predict_only_images_per_second": only,
-        "relative_speed": len(stream) / run.processor_seconds / only_processor if device == CPU else None,
+        "seconds": float(seconds[0]),
+        "images_per_second": len(stream) / float(seconds[0]),
+        "predict_only_images_per_second": again / wall,
+        "relative_speed": len(stream) / float(seconds[1]) * processor / again if device == CPU else None,
         "state_bytes": LEARNERS[learner_name].state_bytes(run.learner),
         "digest": digest(run.learner, settings),
-        "prequential": run.prequential.summary(),
-        f"last_{LAST}": run.last.summary(),
+        "prequential": accuracy(run.scores),
+        f"last_{LAST}": accuracy(last),
         "held_out": known,
         "forgetting": forgetting(run.scores.classes()),
-        "held_out_forgetting": phases.forgotten(known),
+        "held_out_forgetting": {name: right - known["classes"][name] for name, right in then.items()},
         **(watch.summary() if watch else {}),
     }
 
@@ -264,27 +235,14 @@ def device_of(learner: str, settings: Settings) -> str:
     return default_device()
 
 
-def parse() -> argparse.Namespace:
-    parser = cli.parser(
-        "Run a scenario through a learner without a broker.", "filters", "backend", "base", "window", "data", "cache"
-    )
-    parser.add_argument("--scenario", default="mixed", metavar="NAME", help="a shipped scenario, or a path")
-    parser.add_argument("--learner", dest="name", default="clearing", choices=list(LEARNERS))
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="moves stream and features (default: 0)")
-    parser.add_argument("--images", type=int, metavar="N", help="first N images; past the end the last phase goes on")
-    return parser.parse_args()
-
-
 def table(result: Mapping[str, Any]) -> Table:
     """The result for a person."""
-    kinds = {"prequential": "prequential", f"last_{LAST}": f"last {LAST} micro-batches", "held_out": "held out"}
-    page = Table("class", *kinds.values(), "forgetting")
-    for name in [*GROUPS, *CLASSES]:
-        cells = [
-            result[kind][name] if name in GROUPS else result[kind]["classes"][name] for kind in [*kinds, "forgetting"]
-        ]
-        page.add_row(name, *("–" if cell is None else f"{cell:.4f}" for cell in cells), end_section=name == "overall")
-    return page
+    head = ("class", "prequential", f"last {LAST} micro-batches", "held out", "forgetting")
+    kinds = [result[kind] for kind in ("prequential", f"last_{LAST}", "held_out", "forgetting")]
+    cells = {name: [kind[name] for kind in kinds] for name in GROUPS}
+    cells |= {name: [kind["classes"][name] for kind in kinds] for name in CLASSES}
+    rows = [(name, *("–" if x is None else f"{x:.4f}" for x in row)) for name, row in cells.items()]
+    return report.table(head, rows)
 
 
 def dresses(result: Mapping[str, Any]) -> Iterator[str]:
@@ -302,23 +260,19 @@ def dresses(result: Mapping[str, Any]) -> Iterator[str]:
 
 
 def main() -> int:
-    arguments = parse()
-    result = measure(arguments.scenario, arguments.name, arguments.seed, arguments.images, cli.settings_of(arguments))
-    if arguments.json:
-        sys.stdout.write(orjson.dumps(result).decode() + "\n")
-        return 0
-    console = Console()
-    console.print(table(result))
-    for line in dresses(result):
-        console.print(line, highlight=False)
-    console.print(
-        f"{result['scenario']}, seed {result['seed']}: {result['images']:,} images, "
-        f"{result['images_per_second']:,.0f} a second "
-        f"({result['predict_only_images_per_second']:,.0f} without learning)",
-        highlight=False,
+    parser = cli.parser(
+        "Run a scenario through a learner without a broker.", "filters", "backend", "base", "window", "data", "cache"
     )
-    if result["digest"]:
-        console.print(f"digest {result['digest']}", highlight=False, soft_wrap=True)
+    parser.add_argument("--scenario", default="mixed", metavar="NAME", help="a shipped scenario, or a path")
+    parser.add_argument("--learner", dest="name", default="clearing", choices=list(LEARNERS))
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="moves stream and features (default: 0)")
+    parser.add_argument("--images", type=int, metavar="N", help="first N images; past the end the last phase goes on")
+    arguments = parser.parse_args()
+    r = measure(arguments.scenario, arguments.name, arguments.seed, arguments.images, cli.settings_of(arguments))
+    speed = f"{r['images_per_second']:,.0f} a second ({r['predict_only_images_per_second']:,.0f} without learning)"
+    last = f"{r['scenario']}, seed {r['seed']}: {r['images']:,} images, {speed}"
+    bits = [f"digest {r['digest']}"] if r["digest"] else []
+    report.tell(arguments.json, r, table(r), *dresses(r), last, *bits)
     return 0
 
 

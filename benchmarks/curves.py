@@ -3,8 +3,8 @@
 python -m benchmarks.curves --broker sqlite:///runs/demo/stream.db --out accuracy.png
 """
 
-import sys
 from collections import deque
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,18 +13,35 @@ from typing import Any
 import matplotlib as mpl
 import orjson
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from benchmarks import report
 from pipeline import cli
 from pipeline.broker import Broker, connect
 from pipeline.data.datasets import DIGITS
-from pipeline.errors import SettingsError, TopicError
+from pipeline.errors import TopicError
 from pipeline.records.topics import Topics
 
 POINTS = 2000
 """Points that a curve is drawn with, at most."""
 
 COLOURS = mpl.color_sequences["petroff10"]  # told apart by the colour-blind too
+
+
+Served = dict[str, Any]
+"""A prediction, as it is on the topic."""
+
+
+def predictions(broker: Broker, topics: Topics, group: str) -> Iterator[Served]:
+    """All predictions of a group, in the order of the topic. Raises TopicError if it made none."""
+    none = True
+    for partition, extent in broker.extents(topics.predictions).items():
+        for message in broker.read(partition, extent.first, extent.end):
+            served = orjson.loads(message.value)
+            if served["group"] == group:
+                none = False
+                yield served
+    if none:
+        raise TopicError(f"topic {topics.predictions} holds no prediction of group {group}")
 
 
 @dataclass
@@ -38,7 +55,7 @@ class Curves:
     phases: list[tuple[int, str]] = field(default_factory=list)
     _outcomes: dict[str, "deque[bool]"] = field(default_factory=dict)
 
-    def add(self, served: dict[str, Any]) -> None:
+    def add(self, served: Served) -> None:
         """The next prediction of the stream."""
         phase = served["source"].rpartition("/")[2]
         if not self.phases or self.phases[-1][1] != phase:
@@ -58,15 +75,10 @@ class Curves:
 
 def read(broker: Broker, topics: Topics, group: str, window: int) -> Curves:
     """The curves of a group, from its predictions. Raises TopicError if it made none."""
-    extents = broker.extents(topics.predictions)
-    result = Curves(window, max(1, sum(e.end - e.first for e in extents.values()) // POINTS))
-    for partition, extent in extents.items():
-        for message in broker.read(partition, extent.first, extent.end):
-            served = orjson.loads(message.value)
-            if served["group"] == group:
-                result.add(served)
-    if not result.images:
-        raise TopicError(f"topic {topics.predictions} holds no prediction of group {group}")
+    total = sum(extent.end - extent.first for extent in broker.extents(topics.predictions).values())
+    result = Curves(window, max(1, total // POINTS))
+    for served in predictions(broker, topics, group):
+        result.add(served)
     return result
 
 
@@ -75,37 +87,24 @@ def draw(curves: Curves, path: Path) -> None:
 
     Raises SettingsError if the picture cannot be written there.
     """
-    figure = Figure(figsize=(11, 7), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, sharey=True)
-    others = [name for name in curves.points if name not in DIGITS]
-    _panel(above, curves, [name for name in DIGITS if name in curves.points])
-    _panel(below, curves, others)
-    for axes in (above, below):
-        _mark_phases(axes, curves)
+    figure, (above, below) = report.panels(2, 1, (11, 7), shared=True)
+    _draw_classes(above, curves, [name for name in DIGITS if name in curves.points])
+    _draw_classes(below, curves, [name for name in curves.points if name not in DIGITS])
     for start, name in curves.phases:
         above.text(start, 1.06, f" {name}", fontsize=9, color="0.3")
     below.set_xlabel("images of the stream; each is predicted first, then learnt from")
     figure.supylabel(f"rolling accuracy (last {curves.window} images of a class)")
-    try:
-        figure.savefig(path, dpi=120)
-    except (OSError, ValueError) as error:
-        raise SettingsError(f"{path}: the picture cannot be written: {error}") from error
+    report.save(figure, path, dpi=120)
 
 
-def _panel(axes: Axes, curves: Curves, names: list[str]) -> None:
+def _draw_classes(axes: Axes, curves: Curves, names: list[str]) -> None:
     for i, name in enumerate(names):
         axes.plot(*curves.points[name], label=name, color=COLOURS[i % len(COLOURS)], linewidth=1.4)
-    axes.set_ylim(0, 1.03)
-    axes.set_xlim(0, curves.images)
-    axes.grid(alpha=0.3)
+    for (start, _), (end, _) in zip(curves.phases[1::2], [*curves.phases[2::2], (curves.images, "")], strict=False):
+        axes.axvspan(start, end, color="0.5", alpha=0.08, linewidth=0)
+    axes.set(xlim=(0, curves.images), ylim=(0, 1.03))
     if names:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize=9)
-
-
-def _mark_phases(axes: Axes, curves: Curves) -> None:
-    ends = [start for start, _ in curves.phases[1:]] + [curves.images]
-    for i, ((start, _), end) in enumerate(zip(curves.phases, ends, strict=True)):
-        axes.axvspan(start, end, color="0.5", alpha=0.08 if i % 2 else 0.0, linewidth=0)
 
 
 def main() -> int:
@@ -117,7 +116,7 @@ def main() -> int:
         curves = read(broker, Topics(settings.topic_prefix), settings.group, settings.window)
     draw(curves, arguments.out)
     result = {"file": str(arguments.out), "images": curves.images, "phases": curves.phases}
-    sys.stdout.write(orjson.dumps(result).decode() + "\n" if arguments.json else f"{arguments.out}\n")
+    report.tell(arguments.json, result, str(arguments.out))
     return 0
 
 

@@ -8,18 +8,16 @@ project's code is told apart from what the library and the machine take.
 """
 
 import statistics
-import sys
 import time
 import uuid
+from collections.abc import Callable, Sequence
 from contextlib import closing
 
 import numpy as np
-import orjson
 from kafka import KafkaConsumer, KafkaProducer, TopicPartition
-from rich.console import Console
-from rich.table import Table
 
-from benchmarks import speed
+from benchmarks import report, speed
+from benchmarks.speed import timed
 from pipeline import cli
 from pipeline.broker import Broker, Partition, Position, Record, Topic, connect
 from pipeline.broker.kafka.connection import Connection
@@ -53,46 +51,49 @@ def pixels(seed: int) -> bytes:
     return image.tobytes()
 
 
-def some_records(topic: str) -> list[Record]:
-    """As many as go into one transaction."""
-    return [encode(ImageRecord(f"image-{i}", "benchmark", pixels(i), "7"), topic) for i in range(OF_A_TRANSACTION)]
-
-
-def produce(broker: Broker, topic: str) -> float:
+def produce(broker: Broker, topic: str, records: Sequence[Record]) -> float:
     """Records/s written, in large transactions."""
-    records = some_records(topic)
     with closing(broker.producer(f"{topic}-write")) as producer:
+
+        def write() -> None:
+            for start in range(0, RECORDS, OF_A_TRANSACTION):
+                with producer.transaction() as transaction:
+                    transaction.produce(records[start : start + OF_A_TRANSACTION])
+
         with producer.transaction() as transaction:
             transaction.produce(records[:1])
-        begun = time.perf_counter()
-        for _ in range(RECORDS // OF_A_TRANSACTION):
-            with producer.transaction() as transaction:
-                transaction.produce(records)
-        return RECORDS / (time.perf_counter() - begun)
+        return RECORDS / timed(write)
 
 
-def bare_produce(connection: Connection, topic: str) -> float:
+def bare_produce(connection: Connection, topic: str, records: Sequence[Record]) -> float:
     """The same by the library alone, without transactions."""
     sending = {"batch_size": BATCH_BYTES, "linger_ms": LINGER_MS, "compression_type": COMPRESSION}
-    records = [(record.value, record.key, list(record.headers)) for record in some_records(topic)]
     with closing(connection.make(KafkaProducer, PATIENCE, **sending)) as client:
-        client.send(topic, *records[0]).get(PATIENCE)
-        begun = time.perf_counter()
-        for _ in range(RECORDS // OF_A_TRANSACTION):
+
+        def write() -> None:
             for record in records:
-                client.send(topic, *record)
-        client.flush(PATIENCE)
-        return RECORDS / (time.perf_counter() - begun)
+                client.send(topic, record.value, record.key, list(record.headers))
+            client.flush(PATIENCE)
+
+        client.send(topic, records[0].value).get(PATIENCE)
+        return RECORDS / timed(write)
 
 
-def consume(broker: Broker, topic: str, group: str) -> float:
-    """Records/s read, as micro-batches are."""
-    with closing(broker.consumer(group, topic)) as consumer:
-        taken = len(consumer.poll(1, PATIENCE))
-        begun = time.perf_counter()
-        while taken <= RECORDS:
-            taken += len(consumer.poll(MICRO_BATCH, PATIENCE))
-        return RECORDS / (time.perf_counter() - begun)
+def take(poll: Callable[[int], int]) -> float:
+    """Records/s read, as micro-batches are; the first record is not counted."""
+
+    def read() -> None:
+        taken = 0
+        while taken < RECORDS:
+            taken += poll(MICRO_BATCH)
+
+    poll(1)
+    return RECORDS / timed(read)
+
+
+def consume(broker: Broker, topic: str) -> float:
+    with closing(broker.consumer(uuid.uuid4().hex, topic)) as consumer:
+        return take(lambda most: len(consumer.poll(most, PATIENCE)))
 
 
 def bare_consume(connection: Connection, topic: str) -> float:
@@ -100,18 +101,14 @@ def bare_consume(connection: Connection, topic: str) -> float:
     with closing(connection.make(KafkaConsumer, PATIENCE, **READING)) as client:
         client.assign([TopicPartition(topic, 0)])
         client.seek_to_beginning()
-        taken = len(client.poll(1000 * PATIENCE, 1))
-        begun = time.perf_counter()
-        while taken <= RECORDS:
-            taken += sum(map(len, client.poll(1000 * PATIENCE, MICRO_BATCH).values()))
-        return RECORDS / (time.perf_counter() - begun)
+        return take(lambda most: sum(map(len, client.poll(1000 * PATIENCE, most).values())))
 
 
-def commit(broker: Broker, topic: str, group: str) -> list[float]:
+def commit(broker: Broker, topic: str) -> list[float]:
     """Seconds of each transaction: a micro-batch's predictions, its journal and its positions."""
     predictions = [Record(topic, PREDICTION, b"image-%d" % i) for i in range(MICRO_BATCH)]
     seconds = []
-    with closing(broker.consumer(group, topic)) as consumer, closing(broker.producer(f"{topic}-commit")) as producer:
+    with closing(broker.consumer(topic, topic)) as consumer, closing(broker.producer(f"{topic}-commit")) as producer:
         for number in range(FIRST + TRANSACTIONS):
             begun = time.perf_counter()
             with producer.transaction() as transaction:
@@ -121,40 +118,28 @@ def commit(broker: Broker, topic: str, group: str) -> list[float]:
     return sorted(seconds[FIRST:])
 
 
-def measure(broker: Broker, connection: Connection) -> dict[str, float]:
+def measure(settings: Settings) -> dict[str, float]:
     """All of it, on topics of its own."""
-    run = uuid.uuid4().hex[:8]
-    images, results = f"benchmark-{run}-images", f"benchmark-{run}-results"
-    broker.ensure_topics(Topic(name, retention_bytes=KEPT) for name in (images, results))
-    written, bare_written, read, bare_read = zip(
-        *(
-            (
-                produce(broker, images),
-                bare_produce(connection, images),
-                consume(broker, images, f"benchmark-{run}-read-{turn}"),
-                bare_consume(connection, images),
-            )
-            for turn in range(TURNS)
-        ),
-        strict=True,
-    )
-    seconds = commit(broker, results, f"benchmark-{run}-commit")
+    run, connection = f"benchmark-{uuid.uuid4().hex[:8]}-", Connection(settings.broker, settings)
+    images, results = f"{run}images", f"{run}results"
+    records = [encode(ImageRecord(f"image-{i}", "benchmark", pixels(i), "7"), images) for i in range(RECORDS)]
+    with closing(connect(settings.broker, settings)) as broker:
+        broker.ensure_topics(Topic(name, retention_bytes=KEPT) for name in (images, results))
+        rates: dict[str, Callable[[], float]] = {
+            "produced": lambda: produce(broker, images, records),
+            "bare_produced": lambda: bare_produce(connection, images, records),
+            "consumed": lambda: consume(broker, images),
+            "bare_consumed": lambda: bare_consume(connection, images),
+        }
+        turns = [[rate() for rate in rates.values()] for _ in range(TURNS)]
+        seconds = commit(broker, results)
+    learnt = speed.end_to_end(settings, settings.broker, run)
     return {
-        "produced_records_per_second": statistics.median(written),
-        "bare_produced_records_per_second": statistics.median(bare_written),
-        "consumed_records_per_second": statistics.median(read),
-        "bare_consumed_records_per_second": statistics.median(bare_read),
+        **{f"{name}_records_per_second": statistics.median(found) for name, *found in zip(rates, *turns, strict=True)},
         "transaction_median_ms": 1000 * statistics.median(seconds),
         "transaction_p99_ms": 1000 * seconds[int(0.99 * len(seconds))],
-    }
-
-
-def learning(settings: Settings) -> dict[str, float]:
-    """Learning from the stream over Kafka, as a share of the rate without a broker."""
-    found = speed.end_to_end(settings, settings.broker, f"benchmark-{uuid.uuid4().hex[:8]}-")
-    return {
-        "images_per_second": found["broker_images_per_second"],
-        "share_of_brokerless_rate": 1 / found["broker_to_brokerless"],
+        "images_per_second": learnt["broker_images_per_second"],
+        "share_of_brokerless_rate": 1 / learnt["broker_to_brokerless"],
     }
 
 
@@ -162,21 +147,19 @@ def main() -> int:
     """Measure and print."""
     parser = cli.parser("Measure a Kafka broker to play with: topics benchmark-… stay, 300 MB.", "broker")
     arguments = parser.parse_args()
-    settings = cli.settings_of(arguments)
-    with closing(connect(settings.broker, settings)) as broker:
-        result = measure(broker, Connection(settings.broker, settings)) | learning(settings)
-    if arguments.json:
-        sys.stdout.write(orjson.dumps(result).decode() + "\n")
-        return 0
-    table = Table("measured", "", "aim")
-    for what, name, aim in (("written", "produced", "≥ 20,000"), ("read", "consumed", "≥ 30,000")):
-        table.add_row(f"records/s {what}", f"{result[f'{name}_records_per_second']:,.0f}", aim)
-        table.add_row("  by the library alone", f"{result[f'bare_{name}_records_per_second']:,.0f}", "")
-    table.add_row("ms of a learner's transaction, median", f"{result['transaction_median_ms']:.1f}", "")
-    table.add_row("the same, 99th of 100", f"{result['transaction_p99_ms']:.1f}", "")
-    table.add_row("images/s learnt from", f"{result['images_per_second']:,.0f}", "")
-    table.add_row("the same, to the rate without a broker", f"{result['share_of_brokerless_rate']:.2f}", "≥ 0.85")
-    Console().print(table)
+    result = measure(cli.settings_of(arguments))
+    rows = [
+        ("records/s written", "produced_records_per_second", ",.0f", "≥ 20,000"),
+        ("  by the library alone", "bare_produced_records_per_second", ",.0f", ""),
+        ("records/s read", "consumed_records_per_second", ",.0f", "≥ 30,000"),
+        ("  by the library alone", "bare_consumed_records_per_second", ",.0f", ""),
+        ("ms of a learner's transaction, median", "transaction_median_ms", ".1f", ""),
+        ("the same, 99th of 100", "transaction_p99_ms", ".1f", ""),
+        ("images/s learnt from", "images_per_second", ",.0f", ""),
+        ("the same, to the rate without a broker", "share_of_brokerless_rate", ".2f", "≥ 0.85"),
+    ]
+    shown = [(what, f"{result[name]:{form}}", aim) for what, name, form, aim in rows]
+    report.tell(arguments.json, result, report.table(("measured", "", "aim"), shown))
     return 0
 
 

@@ -7,22 +7,22 @@
 - after 500,000 images against after 50,000, with the memory that the process holds then.
 """
 
+import os
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from operator import itemgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import orjson
-from rich.console import Console
-from rich.table import Table
 from scipy.linalg.blas import ssyrk
 
+from benchmarks import report
+from benchmarks.accuracy import BATCH, Run, draw
 from pipeline import cli
 from pipeline.cores import blas_on_all_cores
 from pipeline.data import scenario
@@ -30,10 +30,8 @@ from pipeline.data.stream import Stream, load_splits, make_stream
 from pipeline.features import Filters, make
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.monitoring.scores import Scores
-from pipeline.settings import Settings
+from pipeline.settings import PREFIX, Settings
 
-BATCH = 256
 STREAM = 76_800
 EARLY, LATE, STRETCH = 50_000, 500_000, 25_600
 COMPARISONS = 3
@@ -41,69 +39,49 @@ PIECE = 15_360
 """Images from one part of learning to the next: whole squares of 1,024, so that none is cut in two."""
 
 
-def batches(stream: Stream, start: int, stop: int) -> Iterator[tuple[Any, Any]]:
-    for i in range(start, stop, BATCH):
-        yield stream.images(i, min(i + BATCH, stop)), stream.labels[i : min(i + BATCH, stop)]
+def begin(stream: Stream, settings: Settings) -> tuple[Run, Clearing]:
+    """A learner that knows nothing, on a stream."""
+    filters = Filters(settings.seed, settings.filters)
+    learner = Clearing(make(filters, settings.backend), Sums.zero(filters.width))
+    return Run(learner, stream, settings.window), learner
 
 
-def learn(learner: Clearing, scores: Scores, images: Any, labels: Any) -> None:
-    """One micro-batch as the consumer does it, without the broker."""
-    quotes = learner.quote(images)
-    scores.add(zip(labels, quotes.predictions(), strict=True))
-    learner.add(learner.settle(quotes, labels))
-    learner.clear()
-
-
-def predict(learner: Clearing, scores: Scores, images: Any, labels: Any) -> None:
-    """The same with learning switched off."""
-    scores.add(zip(labels, learner.quote(images).predictions(), strict=True))
-
-
-def timed(work: Callable[[Any, Any], None], stream: Stream, start: int, stop: int) -> float:
-    """Seconds for a stretch of the stream."""
+def timed(work: Callable[[], object]) -> float:
+    """Seconds on the wall."""
     begun = time.perf_counter()
-    for images, labels in batches(stream, start, stop):
-        work(images, labels)
+    work()
     return time.perf_counter() - begun
 
 
-def finished(learner: Clearing) -> float:
-    """Seconds until no core is busy with what was learnt: the squares are computed behind the back of what follows."""
-    begun = time.perf_counter()
-    learner.sums()
-    return time.perf_counter() - begun
-
-
-class Square:
-    """The bare symmetric product of a micro-batch's products, on all cores, and nothing else."""
-
-    def __init__(self, width: int) -> None:
-        self._square = np.zeros((width, width), np.float32, order="F")
-        self._products = np.random.default_rng(0).integers(0, 256, (BATCH, width)).astype(np.float32)
-
-    def seconds(self, times: int) -> float:
-        with blas_on_all_cores():
-            begun = time.perf_counter()
-            for _ in range(times):
-                self._square = ssyrk(1.0, self._products.T, beta=1.0, c=self._square, overwrite_c=True, lower=True)
-            return time.perf_counter() - begun
+def square(width: int, times: int) -> float:
+    """Seconds of so many bare symmetric products zᵀz of a micro-batch, on all cores, and of nothing else."""
+    result = np.full((width, width), 0, np.float32, order="F")
+    products = np.random.default_rng(0).integers(0, 256, (BATCH, width)).astype(np.float32)
+    with blas_on_all_cores():
+        begun = time.perf_counter()
+        for _ in range(times):
+            result = ssyrk(1.0, products.T, beta=1.0, c=result, overwrite_c=True, lower=True)
+        return time.perf_counter() - begun
 
 
 def learning(settings: Settings) -> dict[str, float]:
-    """Learning, predicting and squaring, in turn on pieces of one stream, so that a busy machine slows all alike."""
-    stream = drawn("mixed", STREAM, settings)
-    filters = Filters(0, settings.filters)
-    learner, scores = Clearing(make(filters, settings.backend), Sums.zero(filters.width)), Scores(settings.window)
-    square = Square(filters.width)
-    square.seconds(3)
-    seconds = {"learn": 0.0, "predict": 0.0, "square": 0.0}
+    """Learning, predicting and squaring, in turn on pieces of one stream, so that a busy machine slows all alike.
+
+    Squares are computed behind the back of what follows, so learning ends when its sums are there.
+    """
+    run, learner = begin(draw("mixed", settings, STREAM), settings)
+    width = learner.sums().width
+    square(width, 3)
+    learn = predict = squared = 0.0
     for start in range(0, STREAM, PIECE):
-        stop = start + PIECE
-        seconds["predict"] += timed(lambda x, y: predict(learner, scores, x, y), stream, start, stop)
-        seconds["learn"] += timed(lambda x, y: learn(learner, scores, x, y), stream, start, stop) + finished(learner)
-        seconds["square"] += square.seconds((stop - start) // BATCH)
-    return {f"{name}_images_per_second": STREAM / value for name, value in seconds.items()} | {
-        "learn_to_predict_and_square": seconds["learn"] / (seconds["predict"] + seconds["square"]),
+        predict += run.seconds(start, start + PIECE, learn=False)[0]
+        learn += run.seconds(start, start + PIECE)[0] + timed(learner.sums)
+        squared += square(width, PIECE // BATCH)
+    return {
+        "learn_images_per_second": STREAM / learn,
+        "predict_images_per_second": STREAM / predict,
+        "square_images_per_second": STREAM / squared,
+        "learn_to_predict_and_square": learn / (predict + squared),
     }
 
 
@@ -118,12 +96,11 @@ def end_to_end(settings: Settings, broker: str | None = None, prefix: str = "") 
 
 def compared(settings: Settings, broker: str | None, prefix: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
-        url = broker or f"sqlite:///{Path(folder) / 'stream.db'}"
-        common = ["--broker", url, "--topic-prefix", prefix, "--images", str(STREAM), "--json"]
-        run("producers.replay", "mixed", "--rate", "0", "--producer-metrics-port", "0", *common)
+        common = {"broker": broker or f"sqlite:///{folder}/stream.db", "topic_prefix": prefix}
+        program("producers.replay", "mixed", "--rate", "0", "--images", STREAM, **common, producer_metrics_port=0)
         before = brokerless(settings)
-        learner = ["--filters", str(settings.filters), "--snapshots", f"{folder}/snapshots", "--metrics-port", "0"]
-        summary = run("consumers.learn", "--group", f"{prefix}learn", *learner, *common)
+        mine = {"group": f"{prefix}learn", "filters": settings.filters, "snapshots": folder, "metrics_port": 0}
+        summary = program("consumers.learn", "--images", STREAM, **common, **mine)
     seconds = (before + brokerless(settings)) / 2
     return {
         "broker_images_per_second": summary["images_per_second"],
@@ -134,32 +111,31 @@ def compared(settings: Settings, broker: str | None, prefix: str) -> dict[str, f
 
 def brokerless(settings: Settings) -> float:
     """Seconds to learn from the stream without a broker."""
-    stream = drawn("mixed", STREAM, settings)
-    filters = Filters(0, settings.filters)
-    learner, scores = Clearing(make(filters, settings.backend), Sums.zero(filters.width)), Scores(settings.window)
-    return timed(lambda images, labels: learn(learner, scores, images, labels), stream, 0, STREAM)
+    seconds: float = begin(draw("mixed", settings, STREAM), settings)[0].seconds()[0]
+    return seconds
 
 
-def run(module: str, *arguments: str) -> dict[str, Any]:
-    """A program's JSON."""
-    done = subprocess.run([sys.executable, "-m", module, *arguments], check=True, capture_output=True)
+def environment(**settings: object) -> dict[str, str]:
+    """Variables that tell a program its settings."""
+    return {**os.environ, **{f"{PREFIX}{name.upper()}": str(value) for name, value in settings.items()}}
+
+
+def program(module: str, *arguments: object, **settings: object) -> dict[str, Any]:
+    """Run a program to its end; its JSON."""
+    command = [sys.executable, "-m", module, *map(str, arguments), "--json"]
+    done = subprocess.run(command, env=environment(**settings), check=True, capture_output=True)
     result: dict[str, Any] = orjson.loads(done.stdout)
     return result
 
 
 def endurance(settings: Settings) -> dict[str, float]:
-    """Speed of the same number of images, and memory, early and late in a long stream."""
-    stream = drawn("long", LATE + STRETCH, settings)
-    filters = Filters(0, settings.filters)
-    learner, scores = Clearing(make(filters, settings.backend), Sums.zero(filters.width)), Scores(settings.window)
-
-    def work(images: Any, labels: Any) -> None:
-        learn(learner, scores, images, labels)
-
-    timed(work, stream, 0, EARLY)
-    early, early_memory = timed(work, stream, EARLY, EARLY + STRETCH), memory()
-    timed(work, stream, EARLY + STRETCH, LATE)
-    late, late_memory = timed(work, stream, LATE, LATE + STRETCH), memory()
+    """Speed of the same number of images, and memory, early and late in a long stream: ``mixed`` again and again."""
+    long = scenario.load("mixed").model_copy(update={"repeat": True}).first(LATE + STRETCH)
+    run, _ = begin(make_stream(long, load_splits(long, settings)), settings)
+    run.seconds(0, EARLY)
+    early, early_memory = run.seconds(EARLY, EARLY + STRETCH)[0], memory()
+    run.seconds(EARLY + STRETCH, LATE)
+    late, late_memory = run.seconds(LATE, LATE + STRETCH)[0], memory()
     return {
         "early_images_per_second": STRETCH / early,
         "late_images_per_second": STRETCH / late,
@@ -174,30 +150,13 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def drawn(name: str, images: int, settings: Settings) -> Stream:
-    """A stream; ``long`` is the mixed one, gone through again and again."""
-    chosen = scenario.load("mixed", images=None if name == "long" else images)
-    if name == "long":
-        chosen = chosen.model_copy(update={"repeat": True}).first(images)
-    return make_stream(chosen, load_splits(chosen, settings))
-
-
-def measure(settings: Settings) -> dict[str, float]:
-    """Everything that this benchmark prints, as one object."""
-    # Endurance first: the most memory so far is then its own.
-    return endurance(settings) | learning(settings) | end_to_end(settings)
-
-
 def main() -> int:
     arguments = cli.parser("Measure the learner's speed.", "filters", "backend", "window").parse_args()
-    result = measure(cli.settings_of(arguments))
-    if arguments.json:
-        sys.stdout.write(orjson.dumps(result).decode() + "\n")
-        return 0
-    table = Table("what", "value")
-    for name, value in result.items():
-        table.add_row(name.replace("_", " "), f"{value:,.0f}" if value > 50 else f"{value:.3f}")
-    Console().print(table)
+    settings = cli.settings_of(arguments)
+    # Endurance first: the most memory so far is then its own.
+    result = endurance(settings) | learning(settings) | end_to_end(settings)
+    rows = [(n.replace("_", " "), f"{value:,.0f}" if value > 50 else f"{value:.3f}") for n, value in result.items()]
+    report.tell(arguments.json, result, report.table(("what", "value"), rows))
     return 0
 
 

@@ -30,6 +30,7 @@ _SLOW = (
     "pipeline/history/",
     "pipeline/learners/marketplace/",
     "producers/",
+    "prove/",
     "simulation/",
     "test_demo.py",
 )

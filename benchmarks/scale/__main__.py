@@ -2,28 +2,28 @@
 
     python -m benchmarks.scale [--images 25600] [--out docs]
 
-Writes OUT/scale.md and OUT/scale.png. Starts a Kafka broker, so it needs Java and Maven, and 6 GB of disk for a while.
+Writes OUT/scale.md and OUT/scale.png. Starts a Kafka broker, so it needs Java and Maven.
 """
 
 import logging
 import os
-import sys
 import tempfile
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import orjson
-
-from benchmarks.accuracy import HeldOut
-from benchmarks.prove import Digests
-from benchmarks.scale import costs, groups, late, model, page
-from benchmarks.scale.groups import REAL
+from benchmarks import report, speed
+from benchmarks.accuracy import HeldOut, draw
+from benchmarks.scale import group, model, page
+from benchmarks.scale.group import REAL, Group
 from deploy.local.kafka import Server
 from pipeline import cli
+from pipeline.broker import connect
 from pipeline.cores import CORES
+from pipeline.data.stream import Stream
 from pipeline.errors import SettingsError
+from pipeline.learners.clearing.sums import Sums
 from pipeline.records.images import encode
 from pipeline.settings import Settings
 
@@ -32,38 +32,40 @@ log = logging.getLogger(__name__)
 SIMULATED = (1, 2, 4, 8, 16, 32, 64)
 
 
+def sums(stream: Stream, images: int, settings: Settings) -> Sums:
+    """What a single learner without any broker makes of the first images."""
+    run, learner = speed.begin(stream, settings)
+    run.seconds(stop=images)
+    return learner.sums()
+
+
 def measure(settings: Settings, images: int, cores_each: int) -> dict[str, Any]:
     """All of it, as one object."""
     cores = divided(cores_each)
-    d = Digests(settings, max(images, settings.publish_images))
-    delta = d.sums(range(settings.publish_images))
-    expected = d.sums(range(images)).digest(d.identity)
-    records = [encode(d.stream.record(i), "images") for i in range(images)]
-    held_out = HeldOut(settings)
+    stream = draw("mixed", settings, max(images, settings.publish_images))
+    delta = sums(stream, settings.publish_images, settings)
+    held_out, found = HeldOut(settings), []
     with closing(Server(settings.cache)) as server, tempfile.TemporaryDirectory() as name:
-        folder, found = Path(name), []
-        for count in REAL:
-            place = groups.Place(server.url, f"scale{count}", folder, settings, cores)
-            found.append(groups.measure(place, count, records, held_out))
-            log.info("%d learners: %.0f images/s", count, found[-1]["images_per_second"])
-        amid = groups.join_amid_work(groups.Place(server.url, "amid", folder, settings, cores), records)
-        log.info("a third one joins: %s", amid)
-        measured = costs.measure(server.url, d.stream, delta, settings)
-        log.info("%s", measured)
-        begun = late.measure(server.url, folder, d.stream, delta, settings)
-        log.info("a late one: %s", begun)
-    case = model.Case(measured, 1 / found[0]["images_per_second"], 1, settings.publish_images)
+        patient = settings.model_copy(update={"broker": server.url, "session_timeout": 60.0})  # for pieces of 8 MB
+        with closing(connect(server.url, patient)) as broker:
+            for count in REAL:
+                learners = Group(broker, patient, f"scale{count}", Path(name), cores)
+                found.append(group.measure(learners, count, images, held_out))
+                log.info("%d learners: %.0f images/s", count, found[-1]["images_per_second"])
+            image = encode(stream.record(0), "images")
+            late, costs = group.join_late(Group(broker, patient, "late", Path(name)), image, delta)
+            log.info("a late one: %s; %s", late, costs)
+    case = model.Case(costs, 1 / found[0]["images_per_second"], 1, settings.publish_images)
     return {
         "cores": CORES,
         "cores_each": cores_each,
         "images": images,
-        "digest": expected,
+        "digest": sums(stream, images, settings).digest(learners.identity.digest),
         "groups": found,
-        "join_amid_work": amid,
-        "late": begun | {"seconds_without_bases": begun["deltas_written"] * measured.read},
-        "costs": asdict(measured),
+        "late": late | {"seconds_without_bases": late["deltas_written"] * costs.read},
+        "costs": asdict(costs),
         "image_seconds": case.image_seconds,
-        **simulated(case),
+        "simulated": simulated(case),
     }
 
 
@@ -87,19 +89,11 @@ def divided(cores_each: int) -> list[set[int]]:
     return parts
 
 
-def simulated(case: model.Case) -> dict[str, Any]:
-    """More and more learners, and what would help the most of them."""
-    alone = next(model.series(case, (1,))).images_per_second
-
-    def row(found: model.Found) -> dict[str, float]:
-        return asdict(found) | {"efficiency": found.images_per_second / alone / found.learners}
-
-    return {
-        "simulated": [row(found) for found in model.series(case, SIMULATED)],
-        "remedies": {
-            name: row(next(model.series(other, SIMULATED[-1:]))) for name, other in model.remedies(case).items()
-        },
-    }
+def simulated(case: model.Case) -> list[dict[str, float]]:
+    """More and more learners."""
+    found = [model.play(case, learners) for learners in SIMULATED]
+    alone = found[0].images_per_second
+    return [asdict(f) | {"efficiency": f.images_per_second / alone / f.learners} for f in found]
 
 
 def main() -> int:
@@ -111,9 +105,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="where to write (default: docs)")
     arguments = parser.parse_args()
     result = measure(cli.settings_of(arguments), arguments.images, arguments.cores_each)
-    (arguments.out / "scale.md").write_text(page.text(result))
+    shown = page.text(result)
+    (arguments.out / "scale.md").write_text(shown, encoding="utf-8")
     page.draw(result, arguments.out / "scale.png")
-    sys.stdout.write(orjson.dumps(result).decode() + "\n" if arguments.json else page.text(result))
+    report.tell(arguments.json, result, shown)
     holds = all(g["each_once"] and g["digest"] == result["digest"] for g in result["groups"])
     return 0 if holds else 1
 

@@ -8,15 +8,12 @@ matter) and that reading could overlap with learning.
 """
 
 import heapq
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from math import inf
+from dataclasses import dataclass, replace
 
-from benchmarks.scale.costs import Costs
+from benchmarks.accuracy import BATCH
 from consumers.pace import PUBLISH_SECONDS, READ_SECONDS, Pace
 from pipeline.group.publishing import CHECKPOINT_IMAGES, MOST_UNPUBLISHED, PublishingSchedule, counted
 
-BATCH = 256
 SECONDS = 1200.0
 """Of simulated time, of which the first half is not counted: early on learners publish often."""
 
@@ -25,6 +22,35 @@ LINK = 1.25e9
 
 BASE = -1
 """The partner of a delta that is a base."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What the parts of a learner's work cost on this machine.
+
+    Parameters
+    ----------
+    publish
+        Seconds to take a delta out of the sums, encode it and commit it.
+    read
+        Seconds to read, decode and add somebody else's delta.
+    read_base
+        Seconds to read and decode a base, which every learner does.
+    delta_bytes, base_bytes, image_bytes, prediction_bytes
+        Of one record each, as they are handed to the client, which compresses all but the first two once more; a
+        prediction has its five best scores, as ``benchmarks.kafka`` has it.
+    width
+        D, the number of products.
+    """
+
+    publish: float
+    read: float
+    read_base: float
+    delta_bytes: int
+    base_bytes: int
+    image_bytes: int
+    width: int
+    prediction_bytes: int = 400
 
 
 @dataclass(frozen=True)
@@ -37,7 +63,6 @@ class Case:
     publish_images: int
     link: float = LINK
     publish_seconds: float = PUBLISH_SECONDS
-    most: int = MOST_UNPUBLISHED
 
 
 @dataclass(frozen=True)
@@ -66,16 +91,14 @@ class Link:
         return self._free
 
 
-@dataclass
 class Learner:
-    schedule: PublishingSchedule
-    pace: Pace
-    link: Link
-    unpublished: int = 0
-    open: int = 0
-    seen: int = 0
-    awaited: bool = False
-    inbox: list[tuple[float, int, int]] = field(default_factory=list)
+    """``inbox`` holds when it came, whose it is and of how many images."""
+
+    def __init__(self, case: Case) -> None:
+        self.schedule, self.pace = PublishingSchedule(case.publish_images), Pace(0.0, case.publish_seconds)
+        self.link, self.inbox = Link(case.link), list[tuple[float, int, int]]()
+        self.unpublished = self.open = self.seen = 0
+        self.awaited = False
 
 
 class Group:
@@ -83,30 +106,17 @@ class Group:
 
     def __init__(self, case: Case) -> None:
         self._case = case
-        self._broker_in, self._broker_out = Link(case.link), Link(case.link)
-        self._learners = [
-            Learner(PublishingSchedule(case.publish_images), Pace(0.0, case.publish_seconds), Link(case.link))
-            for _ in range(case.learners)
-        ]
+        self._into_broker, self._out_of_broker = Link(case.link), Link(case.link)
+        self._learners = [Learner(case) for _ in range(case.learners)]
         self._since_checkpoint = self._learnt = 0
 
     def play(self) -> Found:
         case, half = self._case, SECONDS / 2
         turns = [(number * case.image_seconds * BATCH / case.learners, number) for number in range(case.learners)]
-        unseen, unpublished, counted = 0.0, 0.0, 0
-        start = (0, 0.0, 0.0, 0.0)
-        while turns:
-            now, number = heapq.heappop(turns)
-            if now >= half and not counted:
-                start = self._totals()
-            if now >= half:
-                me = self._learners[number]
-                unseen += self._learnt - me.seen - me.unpublished - me.open
-                unpublished += me.unpublished + me.open
-                counted += 1
-            if now < SECONDS:
-                heapq.heappush(turns, (self._turn(now, number), number))
-        images, into, out, broker = (b - a for a, b in zip(start, self._totals(), strict=True))
+        self._play(turns, half)
+        before = self._totals()
+        unseen, unpublished = self._play(turns, SECONDS)
+        images, into, out, broker = (after - b for after, b in zip(self._totals(), before, strict=True))
         rate = images / half
         own = rate / case.learners
         return Found(
@@ -115,18 +125,30 @@ class Group:
             into / half / case.learners + own * case.costs.image_bytes,
             out / half / case.learners + own * case.costs.prediction_bytes,
             broker / half + rate * case.costs.image_bytes,
-            unseen / counted,
-            unpublished / counted,
+            unseen,
+            unpublished,
         )
 
     def _totals(self) -> tuple[int, float, float, float]:
         into = sum(each.link.bytes for each in self._learners)
-        return self._learnt, into, self._broker_in.bytes, self._broker_out.bytes
+        return self._learnt, into, self._into_broker.bytes, self._out_of_broker.bytes
+
+    def _play(self, turns: list[tuple[float, int]], end: float) -> tuple[float, float]:
+        """Turn by turn; how many images were not seen before each of them, and not published, on average."""
+        unseen = unpublished = count = 0
+        while turns[0][0] < end:
+            now, number = heapq.heappop(turns)
+            me = self._learners[number]
+            unpublished += me.unpublished + me.open
+            unseen += self._learnt - me.seen - me.unpublished - me.open
+            count += 1
+            heapq.heappush(turns, (self._turn(now, number), number))
+        return unseen / count, unpublished / count
 
     def _turn(self, now: float, number: int) -> float:
         """One micro-batch and what comes with it; when it is over."""
         me = self._learners[number]
-        if me.unpublished < self._case.most:
+        if me.unpublished < MOST_UNPUBLISHED:
             now += BATCH * self._case.image_seconds
             self._learnt += BATCH
             me.unpublished += BATCH
@@ -142,10 +164,7 @@ class Group:
         me, costs, begun = self._learners[number], self._case.costs, now
         while me.inbox and me.inbox[0][0] <= now:
             _, owner, images = heapq.heappop(me.inbox)
-            if owner == BASE:
-                now += costs.read_base
-                continue
-            now += costs.read
+            now += costs.read_base if owner == BASE else costs.read
             me.seen += images
             if owner == number:
                 me.awaited, me.open = False, 0
@@ -167,30 +186,12 @@ class Group:
         return now
 
     def _send(self, now: float, owner: int, images: int, size: int) -> None:
-        there = self._broker_in.through(now, size)
+        there = self._into_broker.through(now, size)
         for each in self._learners:
-            heapq.heappush(each.inbox, (each.link.through(self._broker_out.through(there, size), size), owner, images))
+            at = each.link.through(self._out_of_broker.through(there, size), size)
+            heapq.heappush(each.inbox, (at, owner, images))
 
 
-def series(case: Case, learners: tuple[int, ...]) -> Iterator[Found]:
+def play(case: Case, learners: int) -> Found:
     """The same with so many learners."""
-    for count in learners:
-        yield Group(replace(case, learners=count)).play()
-
-
-def remedies(case: Case) -> dict[str, Case]:
-    """What would move the bend: each is the case with one thing other than it is."""
-    costs = case.costs
-    return {
-        "as it is": case,
-        "published every 200,000 images, in wider integers": replace(
-            case, publish_images=200_000, most=300_000, publish_seconds=inf
-        ),
-        "deltas half as long": replace(case, costs=replace(costs, delta_bytes=costs.delta_bytes // 2)),
-        "deltas read in half the time": replace(
-            case, costs=replace(costs, read=costs.read / 2, read_base=costs.read_base / 2)
-        ),
-        "bases not decoded": replace(case, costs=replace(costs, read_base=0.0)),
-        "links of 100 Gbit/s": replace(case, link=10 * case.link),
-        "links of 1 Gbit/s": replace(case, link=case.link / 10),
-    }
+    return Group(replace(case, learners=learners)).play()

@@ -13,20 +13,21 @@ from benchmarks.accuracy import (
     DRESS_AFTER,
     DressWatch,
     HeldOut,
-    Outcomes,
+    Names,
     Run,
+    accuracy,
+    draw,
     dresses,
     forgetting,
+    judged,
     measure,
     table,
 )
-from pipeline.data import scenario
 from pipeline.data.datasets import CLASSES, DIGITS, FASHION
-from pipeline.data.stream import Stream, load_splits, make_stream
 from pipeline.features import Backend, Filters, make
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
-from pipeline.monitoring.scores import ClassScore
+from pipeline.monitoring.scores import ClassScore, Scores
 from pipeline.settings import Settings
 
 pytestmark = pytest.mark.xdist_group("one run")
@@ -35,9 +36,10 @@ IMAGES = 5120
 SETTINGS = Settings(filters=128, window=500, backend="auto")
 
 
-def drawn(name: str, images: int) -> Stream:
-    chosen = scenario.load(name, images=images)
-    return make_stream(chosen, load_splits(chosen, SETTINGS))
+def scores_of(labels: Names, predictions: Names) -> Scores:
+    scores = Scores(1)
+    scores.add(judged(labels, predictions))
+    return scores
 
 
 @pytest.fixture(scope="module")
@@ -91,20 +93,18 @@ def test_a_person_sees_every_class(result: dict[str, Any]) -> None:
 
 
 def test_the_digest_is_the_same_whatever_computes_the_features() -> None:
-    stream, filters = drawn("mixed", 512), Filters(0, 8)
+    stream, filters = draw("mixed", SETTINGS, 512), Filters(0, 8)
 
     def digest(backend: Backend) -> str:
         learner = Clearing(make(filters, backend), Sums.zero(filters.width))
-        Run(learner, stream, 500).through(lambda _: None)
+        Run(learner, stream, 500).seconds()
         return learner.sums().digest("")
 
     assert digest("tinygrad") == digest("blas")
 
 
 def test_accuracy_of_a_group_is_over_its_images_and_none_without_any() -> None:
-    outcomes = Outcomes()
-    outcomes.add(["0", "0", "0", "1", None], ["0", "0", "1", None, "1"])
-    summary = outcomes.summary()
+    summary = accuracy(scores_of(["0", "0", "0", "1", None], ["0", "0", "1", None, "1"]))
     assert (summary["digits"], summary["fashion"], summary["overall"]) == (0.5, None, 0.5)
     assert summary["classes"] == {**dict.fromkeys(CLASSES), "0": 2 / 3, "1": 0.0}
 
@@ -117,18 +117,16 @@ def test_forgetting_of_a_group_is_the_mean_of_its_classes() -> None:
 
 def test_dresses_are_looked_at_after_so_many_micro_batches_with_dresses() -> None:
     """The first dress is in micro-batch 40, the 41st."""
-    stream = drawn("dress", 10_240 + 256 * 12)
+    stream = draw("dress", SETTINGS, 10_240 + 256 * 12)
     looks: list[int] = []
     now = -1
 
-    def outcomes(_: object, names: Sequence[str]) -> Outcomes:
+    def seen(_: object, names: Sequence[str]) -> dict[str, Any]:
         assert list(names) == [*DIGITS, DRESS]
         looks.append(now)
-        result = Outcomes()
-        result.add([DRESS, "0", "1"], [DRESS, "0", None])
-        return result
+        return accuracy(scores_of([DRESS, "0", "1"], [DRESS, "0", None]))
 
-    watch = DressWatch(SimpleNamespace(stream=stream, learner=None), SimpleNamespace(outcomes=outcomes))  # type: ignore[arg-type]
+    watch = DressWatch(SimpleNamespace(stream=stream, learner=None), SimpleNamespace(accuracy=seen))  # type: ignore[arg-type]
     for now in range(52):
         watch.look(now)
     assert looks == [-1, 39, 40, 41, 42, 44, 49]

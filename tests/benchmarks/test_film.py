@@ -54,7 +54,7 @@ def test_old_classes_are_those_of_the_first_phase(place: Place) -> None:
     story = read(place)
     assert story.old == set(OLD)
     assert [m.images for m in story.moments] == [256, 512, 600]
-    old, new = story.means()
+    old, new = story.means(old=True), story.means(old=False)
     assert np.isnan(new[0])
     assert 0 < new[1] <= new[2] <= 1
     assert old[2] > 0.9

@@ -10,19 +10,14 @@ from PIL import Image
 
 from benchmarks.scale import page
 from benchmarks.scale.__main__ import divided, simulated
-from benchmarks.scale.costs import Costs
-from benchmarks.scale.groups import STRETCH, stretches
-from benchmarks.scale.late import times
-from benchmarks.scale.model import Case, Found, series
+from benchmarks.scale.group import STRETCH, stretches, times
+from benchmarks.scale.model import Case, Costs, play
 from pipeline.errors import SettingsError
 from pipeline.learners.clearing.sums import Sums
 
-NOTHING = Costs(0, 0, 0, 0, 0, 0, delta_bytes=10_000_000, base_bytes=15_000_000, image_bytes=1000, width=2465)
+SIZES = {"delta_bytes": 10_000_000, "base_bytes": 15_000_000, "image_bytes": 1000, "prediction_bytes": 400}
+NOTHING = Costs(0, 0, 0, **SIZES, width=2465)
 FREE = Case(NOTHING, image_seconds=1 / 2560, learners=1, publish_images=20_000, link=inf, publish_seconds=inf)
-
-
-def play(case: Case, learners: int) -> Found:
-    return next(series(case, (learners,)))
 
 
 @pytest.mark.parametrize("learners", [1, 4, 16])
@@ -80,10 +75,9 @@ def test_the_page_and_the_picture_show_what_was_found(tmp_path: Path, monkeypatc
     monkeypatch.setattr("benchmarks.scale.__main__.SIMULATED", (1, 2, 4))
     group = {
         "learners": 1, "images_per_second": 2560.0, "processor_seconds_per_image": 0.0004, "sums_bytes": 44e6,
-        "sums_records": {"delta": 9}, "seconds_to_work": 5.0, "seconds_to_take_over": 0.5, "prequential": 0.9,
+        "deltas": 9, "bases": 0, "seconds_to_work": 5.0, "seconds_to_take_over": 0.5, "prequential": 0.9,
         "stretches": [0.5], "held_out": 0.93, "each_once": True, "digest": "0123456789abcdef",
     }  # fmt: skip
-    amid = {"seconds_to_work": 6.0, "seconds_to_take_over": 1.0, "seconds_to_predict": 7.0}
     late = {
         "images": 10_000_000, "deltas_written": 512, "records_left": {"base": 1, "delta": 17}, "bytes_left": 2e8,
         "seconds_to_work": 8.0, "seconds_to_predict": 9.0, "seconds_without_bases": 50.0,
@@ -91,7 +85,7 @@ def test_the_page_and_the_picture_show_what_was_found(tmp_path: Path, monkeypatc
     costs = {**vars(NOTHING)}
     result = {
         "cores": 2, "cores_each": 0, "images": 25_600, "digest": "0123456789abcdef", "groups": [group],
-        "join_amid_work": amid, "late": late, "costs": costs, "image_seconds": 1 / 2560, **simulated(FREE),
+        "late": late, "costs": costs, "image_seconds": 1 / 2560, "simulated": simulated(FREE),
     }  # fmt: skip
     text = page.text(result)
     assert "| images/s | 2,560 |" in text
