@@ -13,8 +13,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 from PIL import Image
 
-from benchmarks.dashboards import answered
-from benchmarks.panels import draw
+from benchmarks.dashboards import answered, draw
 from deploy.grafana.generate import files
 from deploy.grafana.queries import FOLDER, Panel, Query, QueryError, ask, marks, name, panels, read
 from deploy.local.stack import SHIPPED, Stack, await_value, running
