@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from consumers.job import MicroBatch
+from consumers.microbatch import MicroBatch
 from consumers.recovery.state import State
 from pipeline.broker import Broker, Member, Partition, Position, Record
 from pipeline.errors import OutcomeUnknownError
@@ -28,10 +28,10 @@ class Committer:
         self._producer = broker.producer(transactional_id)
         self._topics, self._metrics, self._state = topics, metrics, state
 
-    def commit(self, job: MicroBatch) -> None:
+    def commit(self, batch: MicroBatch) -> None:
         """Predictions, dead letters, journal, what is published, and positions."""
-        records = [*job.records(self._topics), *self._state.encoded(job.publication)]
-        self._transact(records, job.reading.member, job.publication.positions)
+        records = [*batch.records(self._topics), *self._state.encoded(batch.publication)]
+        self._transact(records, batch.reading.member, batch.publication.positions)
 
     def publish(self, publication: Publication[Any], member: Member) -> None:
         """What is published alone, and the positions that say on whose behalf."""
@@ -41,7 +41,7 @@ class Committer:
         self._producer.close()
 
     def _transact(self, records: Iterable[Record], member: Member, positions: Mapping[int, int]) -> None:
-        note = self._state.note
+        note = self._state.in_order.note if self._state.in_order else ""
         noted = {Partition(self._topics.images, number): Position(at, note) for number, at in positions.items()}
         with self._counted(), self._producer.transaction() as transaction:
             transaction.produce(records)

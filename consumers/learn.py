@@ -12,9 +12,8 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import orjson
@@ -24,7 +23,7 @@ from rich.console import Console
 from consumers.display import Display, class_table, summary
 from consumers.recovery.clearing import ClearingRecovery
 from consumers.recovery.marketplace import MarketplaceRecovery
-from consumers.recovery.state import Recovery, State
+from consumers.recovery.state import State
 from consumers.worker import Worker
 from pipeline import cli
 from pipeline.broker import Broker, connect
@@ -106,33 +105,66 @@ def work(
     stop: threading.Event,
     arguments: argparse.Namespace,
 ) -> None:
-    """Join the group, recover and work until told to stop, then say how it went."""
+    """Join the group, recover and work until told to stop, then say how it went.
+
+    Trouble with the broker ends a session. The next one begins after a wait, each time a longer one.
+    """
     topics = Topics(settings.topic_prefix)
     broker.ensure_topics([topics.source(settings), *topics.results()])
     group = settings.group + ("-frozen" if arguments.freeze else "")
     metrics = Metrics(CollectorRegistry())
-    name = _transactional_id(broker, topics, group)
-    worker = Worker(broker, topics, name, metrics, None if arguments.freeze else folder, settings)
+    worker = Worker(
+        broker,
+        topics,
+        transactional_id=_transactional_id(broker, topics, group),
+        metrics=metrics,
+        folder=None if arguments.freeze else folder,
+        settings=settings,
+    )
     kind = ClearingRecovery if settings.learner == "clearing" else MarketplaceRecovery
-    recovery = kind(broker, topics, group, folder, base, arguments.freeze, settings, worker.heartbeat)
+    recovery = kind(
+        broker=broker,
+        topics=topics,
+        group=group,
+        folder=folder,
+        base=base,
+        frozen=arguments.freeze,
+        settings=settings,
+        heartbeat=worker.heartbeat,
+    )
     display = Display(worker)
+    state: State | None = None
+    lost: State | None = None  # out of step with what others have published
+    newcomer, delay = True, SHORTEST_WAIT
     with ExitStack() as shown:
         address = settings.metrics_host, settings.metrics_port
         port = shown.enter_context(serving(metrics.registry, *address, worker.healthy))
         log.info("metrics at http://%s:%d/metrics", settings.metrics_host, port)
-        learner = Learner(worker, recovery)
-        newcomer = True
-        for session in _sessions(stop, worker, metrics):
-            with session, learner.at_work(stop):
-                if newcomer:
-                    newcomer = False
-                    metrics.watch(worker)
-                    shown.enter_context(display.shown())
-                worker.run(stop, arguments.images, display.update)
+        while True:
+            begun = time.monotonic()
+            try:
+                # Before joining: it takes a while, and whoever differs from those at work is not to disturb them.
+                state = state or recovery.state(lost)
+                with closing(recovery.consumer(stop)) as consumer, worker.joined(consumer, state, stop):
+                    if newcomer:
+                        recovery.restore_scores(state)
+                        metrics.watch(worker)
+                        shown.enter_context(display.shown())
+                        newcomer = False
+                    worker.run(stop, arguments.images, display.update)
                 break
-        else:
-            log.warning("stopped while the broker was out of reach")
-            return
+            except tuple(TROUBLES) as error:
+                metrics.broker_errors.labels(TROUBLES[type(error)]).inc()
+                delay = SHORTEST_WAIT if time.monotonic() - begun > LONGEST_WAIT else min(2 * delay, LONGEST_WAIT)
+                log.warning("%s; nothing is lost, trying again in %.1f s", error, delay)
+                if isinstance(error, OutOfStepError) and state:
+                    state.log.close()
+                    state, lost = None, state
+            if stop.wait(delay):
+                log.warning("stopped while the broker was out of reach")
+                return
+            worker.heartbeat()
+            metrics.reconnects.inc()
     report(worker, group, display, arguments.json)
 
 
@@ -140,64 +172,6 @@ def _transactional_id(broker: Broker, topics: Topics, group: str) -> str:
     """Where learners share a group, they must not fence each other: their places in the group fence them."""
     name = f"{topics.images}.{group}"
     return f"{name}.{uuid.uuid4().hex}" if broker.shares_groups else name
-
-
-class Learner:
-    """A member of the group, again and again, with one state."""
-
-    def __init__(self, worker: Worker, recovery: Recovery) -> None:
-        self._worker, self._recovery = worker, recovery
-        self._state: State | None = None
-        self._lost: State | None = None
-
-    @contextmanager
-    def at_work(self, stop: threading.Event) -> Iterator[None]:
-        """Join the group, take over what it gives, and leave the group at the end."""
-        recovery, newcomer = self._recovery, not (self._state or self._lost)
-        # Before joining: it takes a while, and whoever differs from the learners at work is not to disturb them.
-        state = self._state = self._state or self._recovered()
-        try:
-            with (
-                closing(recovery.consumer(stop)) as consumer,
-                self._worker.attached(consumer, state, stop),
-            ):
-                if newcomer:
-                    recovery.restore_scores(state)
-                yield
-        except OutOfStepError:
-            state.log.close()
-            self._state, self._lost = None, state
-            raise
-
-    def _recovered(self) -> State:
-        """What is published; with the scores of a state that was out of step."""
-        state, lost = self._recovery.state(), self._lost
-        if lost:
-            state.served(lost.learner.generation)
-            state = replace(state, scores=lost.scores, alone=lost.alone)
-        return state
-
-
-def _sessions(stop: threading.Event, worker: Worker, metrics: Metrics) -> Iterator[AbstractContextManager[None]]:
-    """One session after the other, each of which may end in trouble with the broker, with longer and longer waits."""
-    delay = SHORTEST_WAIT
-
-    @contextmanager
-    def session() -> Iterator[None]:
-        nonlocal delay
-        begun = time.monotonic()
-        try:
-            yield
-        except tuple(TROUBLES) as error:
-            metrics.broker_errors.labels(TROUBLES[type(error)]).inc()
-            delay = SHORTEST_WAIT if time.monotonic() - begun > LONGEST_WAIT else min(2 * delay, LONGEST_WAIT)
-            log.warning("%s; nothing is lost, trying again in %.1f s", error, delay)
-
-    yield session()
-    while not stop.wait(delay):
-        worker.heartbeat()
-        metrics.reconnects.inc()
-        yield session()
 
 
 def report(worker: Worker, group: str, display: Display, as_json: bool) -> None:

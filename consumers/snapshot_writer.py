@@ -30,17 +30,17 @@ class SnapshotWriter:
         self._saving: Future[None] | None = None
 
     def save_if_due(self, state: State) -> None:
-        if state.share.reach - state.saved >= self._every:
+        if state.owner.reach - state.saved >= self._every:
             self.save(state)
 
     def save(self, state: State) -> None:
         """Write a snapshot, if there is anything new; of several learners, the one that has partition 0 does."""
-        if self._folder and 0 in state.share.positions and state.share.reach > state.saved:
+        if self._folder and 0 in state.owner.positions and state.owner.reach > state.saved:
             self.finish()
             predictions = Partition(self._topics.predictions, 0)
             if snapshot := state.snapshot(self._broker.extents(predictions.topic)[predictions].end):
                 self._saving = self._writer.submit(self._write, self._folder, snapshot)
-                state.saved = state.share.reach
+                state.saved = state.owner.reach
 
     def finish(self) -> None:
         """Wait for the snapshot that is being written. Raises SnapshotError if it could not be."""

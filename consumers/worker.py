@@ -1,9 +1,7 @@
 """The loop of the learner: quote, score, settle, clear; one transaction for each micro-batch.
 
-While a micro-batch is being committed, the next one is read and quoted. (Another thread could read ahead; it would
-hold the interpreter, and so all threads of the features, for longer than it saves.) Memory moves only after the commit,
-so that at any moment a crash leaves what the broker holds and nothing else. Whenever the group changes, all of this
-comes to an end first, and partitions are taken over.
+Memory moves only after the commit, so that at any moment a crash leaves what the broker holds and nothing else.
+Whenever the group changes, the loop comes to a rest first, and then partitions are taken over.
 """
 
 import logging
@@ -13,32 +11,27 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
-from consumers.committer import Committer
-from consumers.intake import MicroBatchReader, Reading
-from consumers.job import MicroBatch
-from consumers.pace import Deletion, Pace, batch_limit
+from consumers.assignment import Assignment, clear
+from consumers.microbatch import MicroBatch, MicroBatchReader, Reading
 from consumers.recovery.state import State
 from consumers.snapshot_writer import SnapshotWriter
 from pipeline.broker import Broker, Consumer
 from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError
-from pipeline.group.takeover import read, take_over
+from pipeline.learners.protocol import Quotes
 from pipeline.monitoring.metrics import Metrics
 from pipeline.monitoring.scores import Scores
-from pipeline.records import topics as t
 from pipeline.records.images import stack
+from pipeline.records.topics import Topics
 from pipeline.settings import Settings
 from pipeline.snapshots.snapshot import Folder
 
 log = logging.getLogger(__name__)
 
 HEALTHY_SECONDS = 60.0
-"""A worker that did not come round for so long hangs."""
+"""A worker without a heartbeat for so long hangs."""
 
 PATIENCE = 0.5
 """Seconds that an idle worker waits for records before it looks whether it should stop."""
-
-LAST_SECONDS = 5.0
-"""How long a learner that stops waits for what it has published to come back: less than ``cli.PATIENCE``."""
 
 
 class Worker:
@@ -55,7 +48,8 @@ class Worker:
     def __init__(
         self,
         broker: Broker,
-        topics: t.Topics,
+        topics: Topics,
+        *,
         transactional_id: str,
         metrics: Metrics,
         folder: Folder | None,
@@ -63,37 +57,15 @@ class Worker:
     ) -> None:
         self._broker, self._topics, self._metrics, self._settings = broker, topics, metrics, settings
         self._id, self._learns = transactional_id, folder is not None
-        self._saver = SnapshotWriter(broker, topics, metrics, folder, settings.snapshot_images)
-        self._intake = MicroBatchReader(settings.batch_wait)
+        self._snapshots = SnapshotWriter(broker, topics, metrics, folder, settings.snapshot_images)
+        self._reader = MicroBatchReader(settings.batch_wait)
         self._sender = ThreadPoolExecutor(1, "commit")
         self._open: tuple[MicroBatch, Future[None]] | None = None
-        self._lost: MicroBatch | None = None
-        self._predicted: dict[int, int] = {}
+        self._lost: MicroBatch | None = None  # the outcome of its commit is not known
+        self._taken = 0  # records that were read, committed or on their way
         self._heartbeat_at = time.monotonic()
         self.records = 0
         self.dead_letters = 0
-
-    @contextmanager
-    def attached(self, consumer: Consumer, state: State, stop: threading.Event) -> Iterator[None]:
-        """Begin with this state, or go on with it after trouble with the broker: take over what was assigned.
-
-        A commit whose outcome was not known is counted now, if it happened. At the end of the block nothing uses the
-        consumer any more.
-        """
-        self._consumer, self.state = consumer, state
-        self._committer = self._new_committer()
-        self._known = set(state.learner.classes)
-        self._pace = Pace(time.monotonic())
-        self._deletion = Deletion()
-        self._partitions = len(self._broker.extents(self._topics.images))
-        try:
-            self._take_over(stop)
-            yield
-        finally:
-            self._metrics.at_work.set(0)
-            with suppress(BrokerError):
-                self.finish_commit()
-            self._committer.close()
 
     @property
     def scores(self) -> Scores:
@@ -101,7 +73,7 @@ class Worker:
 
     @property
     def lag(self) -> Mapping[int, int]:
-        return self._intake.lag
+        return self._reader.lag
 
     @property
     def generation(self) -> int:
@@ -116,8 +88,34 @@ class Worker:
         self._heartbeat_at = time.monotonic()
 
     def healthy(self) -> bool:
-        """Whether it came round lately, with or without records."""
+        """Whether there was a heartbeat lately, with or without records."""
         return time.monotonic() - self._heartbeat_at < HEALTHY_SECONDS
+
+    @contextmanager
+    def joined(self, consumer: Consumer, state: State, stop: threading.Event) -> Iterator[None]:
+        """Begin with this state, or go on with it after trouble with the broker: take over what was assigned.
+
+        At the end of the block nothing uses the consumer any more.
+        """
+        self.state, self._consumer = state, consumer
+        self._assignment = Assignment(
+            self._broker,
+            self._topics,
+            transactional_id=self._id,
+            consumer=consumer,
+            state=state,
+            metrics=self._metrics,
+            settings=self._settings,
+            heartbeat=self.heartbeat,
+        )
+        try:
+            self._take_over(stop)
+            yield
+        finally:
+            self._metrics.at_work.set(0)
+            with suppress(BrokerError):
+                self._finish_commit()
+            self._assignment.close()
 
     def run(self, stop: threading.Event, most: int | None, after: Callable[[], None]) -> None:
         """Work until ``stop`` is set or ``most`` records were taken; then publish, and write a snapshot.
@@ -129,212 +127,147 @@ class Worker:
             try:
                 if not self.generation or self._batch_limit() < self._settings.batch_size:
                     self._catch_up()
-                size = self._batch_limit()
-                left = size if most is None else most - self._taken
-                if left <= 0:
-                    self.finish_commit()
+                limit = self._batch_limit() if most is None else min(self._batch_limit(), most - self._taken)
+                if limit <= 0:
+                    self._finish_commit()
                     break
-                self._turn(min(left, size), stop)
+                self._turn(limit, stop)
             except FencedError as error:
-                self._go_on(error, stop)
+                self._assignment.after_fencing(error)
+                self._metrics.rebalances.inc()
+                self._take_over(stop)
             after()
         self._finish()
         after()
 
-    def _turn(self, most: int, stop: threading.Event) -> None:
+    def _turn(self, limit: int, stop: threading.Event) -> None:
+        """One micro-batch, from the topic to the open transaction. The one before becomes state on the way.
+
+        While a micro-batch is committed, the next one is read and quoted::
+
+            this thread    read 1 │ quote 1 │ settle 1 │ read 2 │ quote 2 │ add 1, clear │ settle 2 │ read 3 …
+            commit thread                              │████ commit 1 ████│                         │████ commit 2 …
+
+        So what 1 teaches is not in the quotes of 2, but in those of 3. (A third thread could read ahead; it would hold
+        the interpreter, and so all threads of the features, for longer than it saves.)
+        """
         self.heartbeat()
-        reading = self._intake.read(self._consumer, most, 0 if self._open else PATIENCE, self._known)
-        if reading.rebalancing or reading.member != self._member:
-            self.finish_commit()
+
+        # Read: a full micro-batch, or what there is. Where the group changes, nothing is read.
+        patience = 0 if self._open else PATIENCE
+        reading = self._reader.read(self._consumer, limit, patience, self._assignment.known)
+        if reading.rebalancing or reading.member != self._assignment.member:
+            self._finish_commit()
             self._metrics.rebalances.inc()
             self._take_over(stop)
-        elif reading.messages:
-            self._taken += len(reading.messages)
-            self._step(reading)
-        else:
-            self.finish_commit()
-            self.read_group_log()
-            if self._pace.is_time_to_publish(time.monotonic()):
-                self._publish()
-
-    def _batch_limit(self) -> int:
-        """The most records to take at once. Images without a label count too: there may never be another kind."""
-        if self.state.in_order or not self._learns:
-            return self._settings.batch_size
-        seen = max(self.settled_images, self.records)
-        return batch_limit(self._settings.batch_size, seen, len(self._consumer.assignment) / self._partitions)
-
-    def _catch_up(self) -> None:
-        """Early on a micro-batch teaches too much, be it its own or another's, for the next to be quoted without."""
-        self.finish_commit()
-        self._publish(at_rest=False)
-        self.read_group_log(at_once=True)
-
-    def _new_committer(self) -> Committer:
-        return Committer(self._broker, self._topics, self._id, self._metrics, self.state)
-
-    # -- the group
-
-    def _take_over(self, stop: threading.Event) -> None:
-        """Until this learner has all that is assigned to it. Nothing is read or committed meanwhile."""
-        while not stop.is_set():
-            self.heartbeat()
-            if not self._consumer.rebalancing and self._has_taken_over():
-                return
-            self._consumer.poll(1, PATIENCE)  # what it hands out is read again
-        self._look_who_predicts()  # stopped before it had anything, it counts nothing of the group's
-
-    def _has_taken_over(self) -> bool:
-        share, begun = self.state.share, time.perf_counter()
-        self._member = self._consumer.member
-        assigned = {partition.number: partition for partition in self._consumer.assignment}
-        for _ in take_over(share, self.state.log, sorted(assigned)):
-            self.heartbeat()
-            if self._consumer.rebalancing:
-                return False
-        for number, partition in assigned.items():
-            self._consumer.seek(partition, share.positions[number])
-        self._count_lost()
-        self._taken = self.records
-        self._look_who_predicts()
-        self._clear()
-        self._known |= set(self.state.learner.classes)
-        self._metrics.take_over_seconds.observe(time.perf_counter() - begun)
-        self._metrics.at_work.set(bool(assigned))
-        if not assigned:
-            log.info("other learners have all partitions of %s: standing by until one is free", self._topics.images)
-        return True
-
-    def _look_who_predicts(self) -> None:
-        """The scores count all that is predicted, as long as nobody else has had a partition."""
-        now, before = self.state.share.positions, self._predicted
-        self.state.alone &= len(now) == self._partitions
-        self.state.alone &= all(before.get(number, position) == position for number, position in now.items())
-        self._predicted = {**before, **now}
-
-    def _count_lost(self) -> None:
-        """Now the outcome of the commit is known of which it was not."""
-        job, self._lost = self._lost, None
-        if job and all(self.state.share.positions.get(number, 0) >= end for number, end in job.ends.items()):
-            self._count(job)
-
-    def _go_on(self, error: FencedError, stop: threading.Event) -> None:
-        """Fenced: if that is because the group has changed, take partitions over; else raise the error."""
-        self._consumer.poll(1, PATIENCE)
-        if self._consumer.member == self._member and not self._consumer.rebalancing:
-            raise error
-        log.info("the group has changed: %s", error)
-        self._metrics.rebalances.inc()
-        self._committer.close()
-        self._committer = self._new_committer()
-        self._take_over(stop)
-
-    def read_group_log(self, at_once: bool = False) -> None:
-        """Take in what others have published, now and then. No transaction is open."""
-        begun = time.monotonic()
-        if not at_once and not self._pace.is_time_to_read(begun):
             return
-        share, images = self.state.share, self.settled_images
-        read(share, self.state.log)
-        self._pace.read(begun, time.monotonic())
-        self._delete(begun)
-        if self.settled_images != images:
-            self._known |= set(self.state.learner.classes)
-            self._clear()
-        self._saver.save_if_due(self.state)
+        if not reading.messages:
+            self._rest()
+            return
+        self._taken += len(reading.messages)
 
-    def _delete(self, now: float) -> None:
-        """Delete what a base covers, when all have had the time to read on to it."""
-        covered = self._deletion.due(self.state.share.deletable, now)
-        if covered is not None:
-            self._broker.delete_before(self._topics.sums(self._member.group), covered)
-
-    def _publish(self, at_rest: bool = True) -> None:
-        """Publish what there is, without a micro-batch, or only if it is due. Nothing else is open."""
-        share = self.state.share
-        publication = share.begin({}, at_rest=at_rest)
-        try:
-            if publication.records:
-                self._committer.publish(publication, self._member)
-        except BaseException:
-            share.aborted()
-            raise
-        share.committed({})
-        if at_rest or publication.records:
-            self._pace.published(time.monotonic())
-
-    def _finish(self) -> None:
-        """Leave nothing unpublished, if the group allows it, and write a snapshot."""
-        share, log_, deadline = self.state.share, self.state.log, time.monotonic() + LAST_SECONDS
-        try:
-            self.finish_commit()
-            while not (read(share, log_, log_.end_of_sums()) and share.complete) and time.monotonic() < deadline:
-                self.heartbeat()
-                self._publish()
-        except FencedError as error:
-            log.info("others go on with what was not published: %s", error)
-        self._saver.save(self.state)
-        self._saver.finish()
-
-    # -- a micro-batch
-
-    def _step(self, reading: Reading) -> None:
-        """Quote while the micro-batch before is committed, if it may be, then settle and begin to commit."""
+        # Quote: forward only. A learner that depends on the order needs all before it in its model.
         if self.state.in_order:
-            self.finish_commit()
-        state, generation, labels = self.state, self.generation, reading.batch.labels
+            self._finish_commit()
+        generation = self.generation
         with self._metrics.quote_seconds.time():
-            quotes = state.learner.quote(stack(reading.batch.images))
-        self.finish_commit()
-        self.read_group_log()
-        self._make_room()
-        update = state.learner.settle(quotes, labels if self._learns else [None] * len(labels))
+            quotes = self.state.learner.quote(stack(reading.decoded.images))
+
+        # The micro-batch before has been committed: it is added, scored, and cleared if it is time.
+        self._finish_commit()
+        self._read_group_log()
+        self._assignment.make_room()
+
+        # Settle: what the labels say. Then begin to commit that, with the predictions.
+        batch = self._settled(reading, quotes, generation)
+        self._open = batch, self._sender.submit(self._assignment.committer.commit, batch)
+
+    def _settled(self, reading: Reading, quotes: Quotes, generation: int) -> MicroBatch:
+        state, labels = self.state, reading.decoded.labels
+        with self._metrics.settle_seconds.time():
+            update = state.learner.settle(quotes, labels if self._learns else [None] * len(labels))
         ends = {partition.number: end for partition, end in reading.ends.items()}
-        publication = state.share.begin(ends, at_rest=self._pace.is_time_to_publish(time.monotonic()))
-        clock, predictions = state.share.positions, quotes.predictions()
-        fields = state.journal_fields(update)
-        job = MicroBatch(reading, quotes, predictions, update, generation, clock, publication, self._learns, fields)
-        self._open = job, self._sender.submit(self._committer.commit, job)
+        return MicroBatch(
+            reading=reading,
+            quotes=quotes,
+            update=update,
+            generation=generation,
+            clock=state.owner.positions,
+            publication=state.owner.begin(ends, at_rest=self._assignment.is_time_to_publish()),
+            learnt=self._learns,
+            journal_fields=state.in_order.journal_fields(update) if state.in_order else {},
+        )
 
-    def _make_room(self) -> None:
-        """Learn no more before what was published has come back, if that is very much."""
-        share, log_ = self.state.share, self.state.log
-        while share.full:
-            self.heartbeat()
-            if not share.awaiting:
-                self._publish()
-            read(share, log_, log_.end_of_sums())
-
-    def finish_commit(self) -> None:
-        """Wait for the open commit; then what it held becomes state."""
+    def _finish_commit(self) -> None:
+        """Wait for the open commit; then what it held becomes state: add, score, clear."""
         if not self._open:
             return
-        (job, commit), self._open = self._open, None
+        (batch, commit), self._open = self._open, None
         try:
             commit.result()
         except BaseException as error:
-            self.state.share.aborted()
-            self._lost = job if isinstance(error, OutcomeUnknownError) else None
+            self.state.owner.aborted()
+            self._lost = batch if isinstance(error, OutcomeUnknownError) else None
             raise
-        self._count(job)
-        with self._metrics.settle_seconds.time():
-            self.state.share.committed(self.state.parts(job))
-        if job.publication.records:
-            self._pace.published(time.monotonic())
-        self._clear()
-        self._saver.save_if_due(self.state)
+        self._count(batch)
+        self.state.apply(self.state.owner.committed(self.state.parts(batch)))
+        if batch.publication.records:
+            self._assignment.published()
+        clear(self.state.learner, self._metrics)
+        self._snapshots.save_if_due(self.state)
 
-    def _count(self, job: MicroBatch) -> None:
-        self.state.scores.add(job.outcomes)
-        self._predicted |= job.ends
-        self.records += len(job.reading.messages)
-        self.dead_letters += len(job.dead)
-        self._metrics.settled_images.inc(len(job.learnt_from()))
-        for _, error in job.dead:
+    def _count(self, batch: MicroBatch) -> None:
+        """Score what was predicted, and count what was committed."""
+        self.state.scores.add(batch.outcomes)
+        self.state.predicted = {**self.state.predicted, **batch.ends}
+        self.records += len(batch.reading.messages)
+        self.dead_letters += len(batch.dead)
+        self._metrics.settled_images.inc(len(batch.learnt_from()))
+        for _, error in batch.dead:
             self._metrics.dead_letters.labels(error.reason).inc()
 
-    def _clear(self) -> None:
-        begun = time.perf_counter()
-        if self.state.learner.clear():
-            self._metrics.clear_seconds.observe(time.perf_counter() - begun)
-            self._metrics.last_clear.set_to_current_time()
+    def _batch_limit(self) -> int:
+        """The most records to take at once. Images without a label count too: there may never be another kind."""
+        if not self._learns:
+            return self._settings.batch_size
+        return self._assignment.batch_limit(max(self.settled_images, self.records))
+
+    def _rest(self) -> None:
+        """Nothing came: see to what waits for a moment of rest."""
+        self._finish_commit()
+        self._read_group_log()
+        if self._assignment.is_time_to_publish():
+            self._assignment.publish()
+
+    def _catch_up(self) -> None:
+        """Early on a micro-batch teaches too much, be it its own or another's, for the next to be quoted without."""
+        self._finish_commit()
+        self._assignment.publish(at_rest=False)
+        self._read_group_log(at_once=True)
+
+    def _read_group_log(self, *, at_once: bool = False) -> None:
+        if self._assignment.read_group_log(at_once=at_once):
+            self._snapshots.save_if_due(self.state)
+
+    def _take_over(self, stop: threading.Event) -> None:
+        """Until this learner has all that is assigned to it, or is stopped."""
+        if self._assignment.take_over(stop):
+            self._count_lost()
+            self._taken = self.records
+        self._assignment.count_predictions()
+
+    def _count_lost(self) -> None:
+        """After a takeover the positions tell whether a commit happened that no answer came to: then it counts."""
+        batch, self._lost = self._lost, None
+        if batch and all(self.state.owner.positions.get(number, 0) >= end for number, end in batch.ends.items()):
+            self._count(batch)
+
+    def _finish(self) -> None:
+        """Leave nothing unpublished, if the group allows it, and write a snapshot."""
+        try:
+            self._finish_commit()
+            self._assignment.leave_nothing_unpublished()
+        except FencedError as error:
+            log.info("others go on with what was not published: %s", error)
+        self._snapshots.save(self.state)
+        self._snapshots.finish()

@@ -29,7 +29,7 @@ from pipeline.group.encoding import GroupReader, LogIdentity, encode, kind
 from pipeline.group.publishing import CHECKPOINT_IMAGES, LONG_DELTA
 from pipeline.group.shared import Checkpoint, Delta, GroupRecord, Shared
 from pipeline.learners.clearing.accumulator import Accumulator
-from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.clearing.sums import LooseSums, Sums
 from pipeline.learners.identity import ClearingIdentity
 from pipeline.learners.protocol import AnyLearner
 from pipeline.records.topics import Topics
@@ -48,10 +48,13 @@ LONG, WAITING = 10_000_000, 4096
 """Images that a group has learnt from, and those that still wait, when a late learner comes."""
 
 LEFT = 1 + CHECKPOINT_IMAGES // LONG_DELTA
-"""Deltas that such a group leaves: the one published with the newest base, and those until the next base is due."""
+"""Deltas that such a group leaves: the one published with the newest base, and those until the next one is due."""
 
 TIMES = 3
 """That these records are read, to learn what it costs."""
+
+PREDICTION_BYTES = 400
+"""Of a prediction with its five best scores, as ``benchmarks.kafka`` has it."""
 
 
 def wait(condition: Callable[[], object]) -> None:
@@ -155,8 +158,7 @@ def measure(group: Group, count: int, images: int, held_out: HeldOut) -> dict[st
     """Let ``count`` learners work through the images, which come when all of them are at work.
 
     Images a second are those between the moment when the last image has come and that when nine tenths of the rest are
-    predicted; processor seconds are those of the learners in between. What is told of ``sums`` is what is there when
-    all have ended: what a base covers may be deleted by then.
+    predicted; processor seconds are those of the learners in between.
     """
     with group.at_work(count) as (learners, to_work):
 
@@ -207,61 +209,59 @@ def times(sums: Sums, number: int) -> Sums:
     return Sums(number * sums.A, columns, {name: number * count for name, count in sums.counts.items()})
 
 
-def leave(group: Group, run: LogIdentity, delta: Sums) -> list[float]:
-    """Write the topic ``sums`` as a group that has learnt from ten million images leaves it; seconds of each delta.
+def join_late(group: Group, image: Record, delta: Sums) -> tuple[dict[str, Any], Costs]:
+    """A learner with an empty disk begins in a group that has learnt from ten million images.
 
-    It is that of the moment before the next base is due, with records of the real size: every delta holds the same
-    images, and the base so many times their sums. Each moves the clock by one offset of each partition, and not by as
-    many as it has images: the images themselves are not needed any more.
+    The topic ``sums`` is written as such a group leaves it just before its next checkpoint is due, with records of the
+    real size. Every delta holds the same images, and the checkpoint so many times their sums. Each moves the clock by
+    one offset of each partition, and not by as many as it has images: the images themselves are not needed any more.
+    What it costs to write and to read these records is what the simulation is fed with.
     """
+    group.broker.ensure_topics([Topic(group.sums.topic, 1)])
+    group.fill(WAITING)
     deltas = LONG // delta.images
     begun = deltas - LEFT
-    accumulator, nothing = Accumulator(delta), Sums.zero(delta.width)
-    base = Checkpoint("base", Shared(times(delta, begun), dict.fromkeys(range(PARTITIONS), begun)))
-    positions = {Partition(group.topics.images, number): Position(deltas) for number in range(PARTITIONS)}
+    mine, others, shared = Accumulator(delta), Accumulator(delta), Shared(LooseSums(Sums.zero(delta.width)))
+    run = LogIdentity(group.name, group.broker.topic_id(group.topics.images), group.identity, "", delta.width)
+    checkpoint = Checkpoint("base", Shared(LooseSums(times(delta, begun)), dict.fromkeys(range(PARTITIONS), begun)))
+    seconds: dict[str, list[float]] = {"publish": [], "delta": [], "base": []}
     with closing(group.broker.producer(f"{group.name}-history")) as producer:
 
-        def publish(record: GroupRecord[Sums]) -> None:
+        def publish(record: GroupRecord[LooseSums]) -> None:
             with producer.transaction() as transaction:
                 transaction.produce(encode(group.sums.topic, run, record))
-                transaction.commit_offsets(Member(group.name), positions)
+                at = {Partition(group.topics.images, p): Position(deltas) for p in range(PARTITIONS)}
+                transaction.commit_offsets(Member(group.name), at)
 
         def publish_delta(number: int) -> None:
             spans = dict.fromkeys(range(PARTITIONS), (number, number + 1))
-            publish(Delta(str(number), spans, accumulator.total() - nothing, delta.images))
+            publish(Delta(str(number), spans, LooseSums(mine.total() - shared.sums.summed()), delta.images))
 
-        seconds = [timed(partial(publish_delta, begun))]
-        publish(base)
-        return seconds + [timed(partial(publish_delta, number)) for number in range(begun + 1, deltas)]
-
-
-def join_late(group: Group, image: Record, delta: Sums) -> tuple[dict[str, Any], Costs]:
-    """A learner with an empty disk begins in such a group. What its records cost is what the simulation is fed with."""
-    group.broker.ensure_topics([Topic(group.sums.topic, 1)])
-    group.fill(WAITING)
-    run = LogIdentity(group.name, group.broker.topic_id(group.topics.images), group.identity, "", delta.width)
-    seconds, sizes = {"publish": leave(group, run, delta), "delta": [], "base": []}, Counter[str]()
-    accumulator, shared = Accumulator(delta), Shared(Sums.zero(delta.width))
+        for number in range(begun, deltas):
+            seconds["publish"].append(timed(partial(publish_delta, number)))
+            if number == begun:
+                publish(checkpoint)
+    sizes = Counter[str]()
     for _ in range(TIMES):
         reader, last = GroupReader(run), time.perf_counter()
         for message in group.log():
             sizes[kind(message)] += len(message.value)
             if found := reader.read(message):
                 if isinstance(found[0], Delta):
-                    accumulator.add_sums(found[0].sums)
+                    others.add_sums(found[0].sums.summed())
                     shared = shared.plus(found[0])
                 seconds[kind(message)].append(time.perf_counter() - last)
                 last = time.perf_counter()
     with group.learner(0) as learner:
         late = {
-            "images": LONG // delta.images * delta.images,
-            "deltas_written": LONG // delta.images,
+            "images": deltas * delta.images,
+            "deltas_written": deltas,
             "records_left": {"base": 1, "delta": LEFT},
             "bytes_left": sizes.total() // TIMES,
             "seconds_to_work": learner.seconds_until(lambda: learner.value(AT_WORK)),
             "seconds_to_predict": learner.seconds_until(lambda: learner.value("marketplace_images_total")),
         }
     publishing, reading, reading_base = map(statistics.median, seconds.values())
-    delta_bytes, base_bytes = sizes["delta"] // TIMES // LEFT, sizes["base"] // TIMES
-    image_bytes = len(image.value) + sum(len(name) + len(value) for name, value in image.headers)
-    return late, Costs(publishing, reading, reading_base, delta_bytes, base_bytes, image_bytes, delta.width)
+    sent = [sizes["delta"] // TIMES // LEFT, sizes["base"] // TIMES]
+    sent.append(len(image.value) + sum(len(name) + len(value) for name, value in image.headers))
+    return late, Costs(publishing, reading, reading_base, sent[0], sent[1], sent[2], PREDICTION_BYTES, delta.width)

@@ -37,8 +37,7 @@ class Costs:
     read_base
         Seconds to read and decode a base, which every learner does.
     delta_bytes, base_bytes, image_bytes, prediction_bytes
-        Of one record each, as they are handed to the client, which compresses all but the first two once more; a
-        prediction has its five best scores, as ``benchmarks.kafka`` has it.
+        Of one record each, as they are handed to the client, which compresses all but the first two once more.
     width
         D, the number of products.
     """
@@ -49,8 +48,8 @@ class Costs:
     delta_bytes: int
     base_bytes: int
     image_bytes: int
+    prediction_bytes: int
     width: int
-    prediction_bytes: int = 400
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The records of the topic ``sums``: deltas, retractions and bases, in pieces that brokers take.
+"""The records of the topic ``sums``: deltas, retractions and checkpoints, in pieces that brokers take.
 
 A record's headers say what it is (``about``, JSON) and which piece (``piece``, "0/2"); the values of its pieces, one
 after the other, are one LZ4 frame. In it are A and T as integers of as few bytes as the largest one needs, first the
@@ -18,9 +18,9 @@ from pipeline.broker import Message
 from pipeline.broker import Record as Raw
 from pipeline.errors import SumsError
 from pipeline.group.shared import Checkpoint, Delta, GroupRecord, Retraction, Shared
-from pipeline.learners.clearing.sums import Sums, images_of, packed_size
+from pipeline.learners.clearing.sums import ClearingUpdate, LooseSums, Sums, images_of, packed_size
 from pipeline.learners.identity import ClearingIdentity
-from pipeline.learners.protocol import ClearingUpdate, Integers
+from pipeline.learners.protocol import Integers
 
 SCHEMA = 1
 PIECE = 8_000_000
@@ -50,7 +50,7 @@ class LogIdentity:
     width: int
 
     def difference(self, fields: Mapping[str, Any]) -> str:
-        """How the run that these fields are of differs, for a person; empty if it does not. Raises what they lack."""
+        """How the log that these fields are of differs, for a person; empty if it does not. Raises what they lack."""
         other = LogIdentity(**{**fields, "identity": ClearingIdentity(**fields["identity"])})
         named = [
             f"{name.replace('_', ' ')} {mine!r} is not {theirs!r}"
@@ -60,15 +60,15 @@ class LogIdentity:
         return ", ".join([*filter(None, [self.identity.difference(other.identity)]), *named])
 
 
-def encode(topic: str, run: LogIdentity, record: GroupRecord[Sums]) -> list[Raw]:
+def encode(topic: str, log: LogIdentity, record: GroupRecord[LooseSums]) -> list[Raw]:
     """A record's pieces, for one transaction."""
-    sums = record.published.sums if isinstance(record, Checkpoint) else record.sums
-    body, form = _images(sums.few) if sums.few else _integers(sums)
-    about = orjson.dumps({"v": SCHEMA, "id": record.id, "run": asdict(run), "form": form, **_fields(record)})
+    sums = record.shared.sums if isinstance(record, Checkpoint) else record.sums
+    body, form = _integers(sums.summed()) if sums.dense else _images(sums.few)
+    about = orjson.dumps({"v": SCHEMA, "id": record.id, "run": asdict(log), "form": form, **_fields(record)})
     frame = lz4.frame.compress(body, content_checksum=True)
     parts = [frame[start : start + PIECE] for start in range(0, len(frame), PIECE)]
     return [
-        Raw(topic, part, run.group.encode(), (("about", about), ("piece", f"{i}/{len(parts)}".encode())), 0)
+        Raw(topic, part, log.group.encode(), (("about", about), ("piece", f"{i}/{len(parts)}".encode())), 0)
         for i, part in enumerate(parts)
     ]
 
@@ -100,24 +100,24 @@ class Pieces(Generic[C]):
 
 
 class GroupReader:
-    """Reads the records of one run."""
+    """Reads the records of one log."""
 
-    def __init__(self, run: LogIdentity) -> None:
-        self._run = run
+    def __init__(self, log: LogIdentity) -> None:
+        self._log = log
         self._pieces = Pieces[bytes]()
-        self._own: dict[str, GroupRecord[Sums]] = {}
+        self._own: dict[str, GroupRecord[LooseSums]] = {}
 
-    def expect(self, own: Iterable[GroupRecord[Sums]]) -> None:
+    def expect(self, own: Iterable[GroupRecord[LooseSums]]) -> None:
         """Hand these out as they are when they come back: to decode them takes as long as to learn from 500 images.
 
         Only those of the last call are expected.
         """
         self._own = {record.id: record for record in own}
 
-    def read(self, message: Message) -> tuple[GroupRecord[Sums], int] | None:
+    def read(self, message: Message) -> tuple[GroupRecord[LooseSums], int] | None:
         """One message of ``sums``; the record that it completes, if any, and the position after it.
 
-        Raises SumsError for one that is damaged, of another version, or of another run: it says what differs.
+        Raises SumsError for one that is damaged, of another version, or of another log: it says what differs.
         """
         where = f"topic {message.topic}, offset {message.offset}"
         try:
@@ -125,7 +125,7 @@ class GroupReader:
             about = orjson.loads(headers["about"])
             if about["v"] != SCHEMA:
                 raise SumsError(f"{where}: version {about['v']}, this program reads {SCHEMA}: update the older one")
-            if difference := self._run.difference(about["run"]):
+            if difference := self._log.difference(about["run"]):
                 raise SumsError(
                     f"{where}: learnt by a learner that differs ({difference}): use the settings of the learners that "
                     "are at work, or another --topic-prefix"
@@ -135,20 +135,20 @@ class GroupReader:
             if parts is None:
                 return None
             own = self._own.pop(about["id"], None)
-            record = own or _record(about, _decoded(about["form"], b"".join(parts), self._run.width))
+            record = own or _record(about, _decoded(about["form"], b"".join(parts), self._log.width))
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise SumsError(f"{where}: damaged, or no record of sums at all: {error!r}") from error
         return record, self._pieces.position(message.offset + 1)
 
 
 def log_identity_of(message: Message) -> LogIdentity:
-    """The run that a message of ``sums`` is of."""
+    """What the log agrees on that a message of ``sums`` is of."""
     fields = _about(message)["run"]
     return LogIdentity(**{**fields, "identity": ClearingIdentity(**fields["identity"])})
 
 
 def kind(message: Message) -> str:
-    """``delta``, ``retraction`` or ``base``: to find the newest base without decoding what lies before it."""
+    """``delta``, ``retraction`` or ``base``: to find the newest checkpoint without decoding what lies before it."""
     return str(_about(message)["kind"])
 
 
@@ -170,22 +170,22 @@ def _about(message: Message) -> dict[str, Any]:
     return about
 
 
-def _fields(record: GroupRecord[Sums]) -> dict[str, Any]:
+def _fields(record: GroupRecord[LooseSums]) -> dict[str, Any]:
     match record:
         case Delta():
             return {"kind": "delta", "spans": [[p, *span] for p, span in record.spans.items()]}
         case Retraction():
             return {"kind": "retraction", "clock": list(record.clock.items())}
-        case Checkpoint(published=published):
+        case Checkpoint(shared=shared):
             return {
                 "kind": "base",
-                "clock": list(published.clock.items()),
-                "position": published.position,
-                "retracted": sorted(published.retracted),
+                "clock": list(shared.clock.items()),
+                "position": shared.position,
+                "retracted": sorted(shared.retracted),
             }
 
 
-def _record(about: Mapping[str, Any], sums: Sums) -> GroupRecord[Sums]:
+def _record(about: Mapping[str, Any], sums: LooseSums) -> GroupRecord[LooseSums]:
     match about["kind"]:
         case "delta":
             spans = {p: (start, stop) for p, start, stop in about["spans"]}
@@ -193,8 +193,8 @@ def _record(about: Mapping[str, Any], sums: Sums) -> GroupRecord[Sums]:
         case "retraction":
             return Retraction(about["id"], dict(about["clock"]), sums)
         case "base":
-            published = Shared(sums, dict(about["clock"]), about["position"], frozenset(about["retracted"]))
-            return Checkpoint(about["id"], published)
+            shared = Shared(sums, dict(about["clock"]), about["position"], frozenset(about["retracted"]))
+            return Checkpoint(about["id"], shared)
     raise ValueError(f"kind {about['kind']!r}")
 
 
@@ -220,15 +220,15 @@ def _images(updates: Sequence[ClearingUpdate]) -> tuple[bytes, dict[str, Any]]:
     return products.tobytes() + t + l_body, {"classes": classes, "images": images, "T": t_bytes, "labels": l_bytes}
 
 
-def _decoded(form: Mapping[str, Any], frame: bytes, width: int) -> Sums:
+def _decoded(form: Mapping[str, Any], frame: bytes, width: int) -> LooseSums:
     if "images" in form:
-        return Sums.of([_update(form, frame, width)], width)
+        return LooseSums(None, (_update(form, frame, width),))
     classes, counts = form["classes"], form["counts"]
     cut = form["A"] * packed_size(width)
     body = _decompressed(frame, cut + form["T"] * len(classes) * width)
     T = _wide(body[cut:], form["T"]).reshape(len(classes), width)
     A = _wide(body[:cut], form["A"])
-    return Sums(A, dict(zip(classes, T, strict=True)), dict(zip(classes, map(int, counts), strict=True)))
+    return LooseSums(Sums(A, dict(zip(classes, T, strict=True)), dict(zip(classes, map(int, counts), strict=True))))
 
 
 def _update(form: Mapping[str, Any], frame: bytes, width: int) -> ClearingUpdate:

@@ -1,12 +1,12 @@
-"""What all learners of a group have published: sums, the clock that says how far they reach, and nothing else.
+"""What all learners of a group share: sums, the clock that says how far they reach, and nothing else.
 
-The topic ``sums`` is a log of records, and published sums are a function of a prefix of that log. So learners that
-have read equally far hold the same sums, whoever they are and whatever became of them before. Three kinds of record:
+The topic ``sums`` is a log of records, and shared sums are a function of a prefix of that log. So learners that have
+read equally far hold the same sums, whoever they are and whatever became of them before. Three kinds of record:
 
 - a *delta*: what some partitions added between two offsets each. It is added if it begins at the clock, skipped if it
   ends at or before it; anything else means that this learner is wrong;
 - a *retraction*: what images add that are to be taken back, subtracted once;
-- a *base*: published sums as a value, so that nobody has to read the log from its beginning.
+- a *checkpoint*: shared sums as a value, so that nobody has to read the log from its beginning.
 
 No broker, no clock on the wall, no file. The sums may be any values with + and −.
 """
@@ -56,7 +56,7 @@ class Retraction(Generic[G]):
 
 @dataclass(frozen=True, eq=False)
 class Shared(Generic[G]):
-    """Published sums.
+    """Shared sums.
 
     Parameters
     ----------
@@ -102,23 +102,25 @@ class Shared(Generic[G]):
         if all(stop <= at[partition] for partition, (_, stop) in delta.spans.items()):
             return False
         spans = ", ".join(f"partition {p} from {start} to {stop}" for p, (start, stop) in delta.spans.items())
-        raise OutOfStepError(f"delta {delta.id}: {spans}, but the sums reach {at}: begin again with the newest base")
+        raise OutOfStepError(
+            f"delta {delta.id}: {spans}, but the sums reach {at}: begin again with the newest checkpoint"
+        )
 
     def _check_reach(self, retraction: Retraction[G]) -> None:
         at = {partition: self.clock.get(partition, 0) for partition in retraction.clock}
         if any(at[partition] < reach for partition, reach in retraction.clock.items()):
             raise OutOfStepError(
                 f"retraction {retraction.id}: of images up to {dict(retraction.clock)}, but the sums reach {at}: begin "
-                "again with the newest base"
+                "again with the newest checkpoint"
             )
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint(Generic[G]):
-    """Published sums as a record. What lies before their position need not be kept."""
+    """Shared sums as a record. What lies before their position need not be kept."""
 
     id: str
-    published: Shared[G]
+    shared: Shared[G]
 
 
 GroupRecord = Delta[G] | Retraction[G] | Checkpoint[G]

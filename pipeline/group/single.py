@@ -1,46 +1,53 @@
-"""Shares of learners that need not publish: one that has its group to itself, and one that only serves."""
+"""Owners that need not publish: one that has its group to itself, and one that only serves."""
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
-from typing import Any, Generic
+from typing import Any
 
-from pipeline.group.membership import Learnt, OwnedPartition, PartitionOwner, U
-from pipeline.group.publishing import Adder
+from pipeline.group.membership import Acquired, Change, Learnt, OwnedPartition, PartitionOwner, U
 from pipeline.group.shared import Clock, G, GroupRecord, Retraction, Shared
 
 
-class SingleOwner(PartitionOwner[U], Generic[U, G]):
+class SingleOwner(PartitionOwner[U, G]):
     """For a broker that gives a group one consumer: what it has committed, nobody can take over.
 
-    So all of that is as good as published, and its snapshots are what it begins with. No update is kept, and of
-    ``published`` all but the sums counts.
+    So all of that is as good as published, and its snapshots are what it begins with. It keeps no update.
+
+    Parameters
+    ----------
+    shared
+        Where it begins; of it all but the sums counts.
+    sums
+        What the model adds up to.
     """
 
-    def __init__(self, name: str, published: Shared[G], adder: Adder[U, G]) -> None:
+    def __init__(self, name: str, shared: Shared[G], sums: Callable[[], G]) -> None:
         super().__init__(name)
-        self.published, self.adder = published, adder
+        self.shared, self._sums = shared, sums
 
     @property
     def clock(self) -> Clock:
-        return self.published.clock
+        return self.shared.clock
 
     def kept(self) -> Shared[G]:
         """What a snapshot is to hold."""
-        return replace(self.published, sums=self.adder.sums(), clock=self.positions)
+        return replace(self.shared, sums=self._sums(), clock=self.positions)
 
-    def read(self, record: GroupRecord[G], position: int) -> None:
+    def read(self, record: GroupRecord[G], position: int) -> Change[U, G]:
         """Retractions are all that others write. In a sum, one may well come before its images."""
-        if isinstance(record, Retraction) and record.id not in self.published.retracted:
-            self.adder.remove_sums(record.sums)
-            self.published = replace(self.published, retracted=self.published.retracted | {record.id})
-        self.published = replace(self.published, position=position)
+        change: Change[U, G] = Change()
+        if isinstance(record, Retraction) and record.id not in self.shared.retracted:
+            self.shared = replace(self.shared, retracted=self.shared.retracted | {record.id})
+            change = Change(removed_sums=record.sums)
+        self.shared = replace(self.shared, position=position)
+        return change
 
-    def _learn(self, partition: int, learnt: Learnt[U]) -> None:
-        self.adder.add(learnt.update)
-        super()._learn(partition, learnt)
+    def _learn(self, partition: int, learnt: Learnt[U]) -> Change[U, G]:
+        self._owned[partition].position = learnt.stop
+        return Change(added=[learnt.update])
 
 
-class ServingOwner(PartitionOwner[Any]):
+class ServingOwner(PartitionOwner[Any, Any]):
     """For a learner that only serves: it takes partitions over where its group stands, and learns nothing.
 
     Where the group has not been, it begins at the ``clock`` of what it serves.
@@ -54,10 +61,15 @@ class ServingOwner(PartitionOwner[Any]):
     def clock(self) -> Clock:
         return self._clock
 
-    def set_assignment(self, partitions: Collection[int]) -> None:  # noqa: ARG002
-        self._held.clear()
+    def set_assignment(self, partitions: Collection[int]) -> Change[Any, Any]:  # noqa: ARG002
+        self._owned.clear()
+        return Change()
 
-    def acquire(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
+    def acquire(self, partition: int, committed: int | None, first: int = 0) -> Acquired:
         at = (self.clock.get(partition, 0) or first) if committed is None else committed
-        self._held[partition] = OwnedPartition(at)
-        return at, at
+        self._owned[partition] = OwnedPartition(at)
+        return Acquired(at, at, Change())
+
+    def _learn(self, partition: int, learnt: Learnt[Any]) -> Change[Any, Any]:
+        self._owned[partition].position = learnt.stop
+        return Change()

@@ -1,9 +1,9 @@
 """How a learner takes over partitions: the one order of steps in which nothing is lost and nothing counted twice."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Generic, Protocol
 
-from pipeline.group.membership import Learnt, PartitionOwner, U
+from pipeline.group.membership import Change, Learnt, PartitionOwner, U
 from pipeline.group.shared import G, GroupRecord
 
 
@@ -19,7 +19,7 @@ class Log(Protocol, Generic[U, G]):
     def end_of_sums(self) -> int:
         """The end of ``sums``, with those records counted that are not known to be committed."""
 
-    def read_group(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[G], int]], bool]:
+    def read_sums(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[G], int]], bool]:
         """Committed records of ``sums``, each with the position after it, on from where the last call stopped.
 
         And whether ``end`` is reached: nothing before it can be committed any more. None: what there is.
@@ -29,15 +29,21 @@ class Log(Protocol, Generic[U, G]):
         """What the images of a partition between two offsets led to, once more."""
 
 
-def read(share: PartitionOwner[U], log: Log[U, G], end: int | None = None) -> bool:
+Apply = Callable[[Change[U, G]], None]
+"""Makes a change to the model."""
+
+
+def read(owner: PartitionOwner[U, G], log: Log[U, G], apply: Apply[U, G], end: int | None = None) -> bool:
     """Take in what others have published; whether ``end`` is reached. Raises OutOfStepError."""
-    records, reached = log.read_group(end)
+    records, reached = log.read_sums(end)
     for record, position in records:
-        share.read(record, position)
+        apply(owner.read(record, position))
     return reached
 
 
-def take_over(share: PartitionOwner[U], log: Log[U, G], partitions: Collection[int]) -> Iterator[None]:
+def take_over(
+    owner: PartitionOwner[U, G], log: Log[U, G], apply: Apply[U, G], partitions: Collection[int]
+) -> Iterator[None]:
     """Take over all ``partitions`` that are assigned to a learner, those that it had before included.
 
     Yields where it has to wait, or where a caller may look whether the assignment still holds; one that does not
@@ -46,18 +52,19 @@ def take_over(share: PartitionOwner[U], log: Log[U, G], partitions: Collection[i
     The group's positions are asked for first, then the end of ``sums`` with uncommitted records counted: whoever
     moved a position has written its delta before that end, though it may not be known yet to be committed.
 
-    Raises OutOfStepError: make a new share. FencedError: ask for the assignment again.
+    Raises OutOfStepError: make a new owner, from the newest checkpoint. FencedError: ask for the assignment again.
     """
-    share.set_assignment(partitions)
+    apply(owner.set_assignment(partitions))
     while (committed := log.committed(partitions)) is None:
         yield
     yield
     end = log.end_of_sums()
-    while not read(share, log, end):
+    while not read(owner, log, apply, end):
         yield
     for partition in partitions:
-        start, stop = share.acquire(partition, committed.get(partition), log.first(partition))
+        start, stop, change = owner.acquire(partition, committed.get(partition), log.first(partition))
+        apply(change)
         for learnt in log.replay(partition, start, stop):
-            share.relearn(partition, learnt)
+            apply(owner.relearn(partition, learnt))
             yield
-        share.mark_ready(partition, stop)
+        owner.mark_ready(partition, stop)

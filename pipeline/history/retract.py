@@ -18,9 +18,9 @@ from pipeline.group.encoding import LogIdentity, encode, log_identity_of, reach
 from pipeline.group.shared import Retraction
 from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.learner import Clearing
-from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.clearing.sums import LooseSums, Sums
 from pipeline.learners.identity import ClearingIdentity
-from pipeline.records.batch import settled
+from pipeline.learners.replay import settled
 from pipeline.records.images import ImageRecord, decode
 from pipeline.records.topics import SCHEMA, Topics
 from pipeline.snapshots.predict import learner_of
@@ -134,7 +134,7 @@ class LearntGroup:
         learner = learner_of(Snapshot(Sums.zero(run.width), run.identity))
         offsets = by_partition((m.partition, m.offset) for m in found.messages)
         clock = {partition: max(some) + 1 for partition, some in offsets.items()}
-        retraction = Retraction(id, clock, sums_of(learner, found.messages))
+        retraction = Retraction(id, clock, LooseSums(sums_of(learner, found.messages)))
         entry = {"v": SCHEMA, "group": self.name, "id": id, "images": {str(p): some for p, some in offsets.items()}}
         with producer.transaction() as transaction:
             transaction.produce(encode(self.topics.sums(self.name).topic, run, retraction))
@@ -162,7 +162,7 @@ def sums_of(learner: Clearing, messages: Iterable[Message]) -> Sums:
     accumulator: Accumulator | None = None
     for _, update in settled(learner, messages, SIZE):
         accumulator = accumulator or Accumulator(Sums.zero(update.products.shape[1]))
-        accumulator.add(update.products, update.targets, update.labels, update.classes)
+        accumulator.add(update)
     assert accumulator, "there is at least one"
     return accumulator.total()
 

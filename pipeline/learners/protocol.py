@@ -1,16 +1,12 @@
 """The one face of all learners: quote, settle, add, clear."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Integers = NDArray[np.int64]
-
-MOST_CLASSES = 1000
-"""No learner learns more classes than this."""
 
 
 class Quotes:
@@ -26,33 +22,6 @@ class Quotes:
         if not self.classes:
             return [None] * len(self.logits)
         return [self.classes[i] for i in self.logits.argmax(1)]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClearingQuotes(Quotes):
-    """What the market of ``clearing`` answers for n images, before their labels are known.
-
-    ``products`` uint8[n, D], ``logits`` float32[n, C], ``classes`` the C names.
-    """
-
-    products: NDArray[np.uint8]
-    logits: NDArray[np.float32]
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ClearingUpdate:
-    """What settling found, in ``clearing``, for the m images that were labelled and sound.
-
-    ``products`` uint8[m, D], ``targets`` int64[m, C] in 256ths, ``labels`` m names, ``classes`` the C names.
-    ``unsound`` holds the places of images whose loss was not finite: they are not in the update.
-    """
-
-    products: NDArray[np.uint8]
-    targets: Integers
-    labels: tuple[str, ...]
-    classes: tuple[str, ...]
-    unsound: tuple[int, ...] = ()
 
 
 Q = TypeVar("Q", bound=Quotes)

@@ -20,7 +20,8 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
 from io import BytesIO
@@ -30,12 +31,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.broker.protocol import Headers, Record
+from pipeline.broker.protocol import Headers, Message, Record
 from pipeline.errors import RecordError
 
 SIDE = 28
 PIXELS = SIDE * SIDE
 LABEL_BYTES = 200
+
+MOST_CLASSES = 1000
+"""No learner learns more classes than this."""
 
 # Every value that RecordError.reason can have here.
 REASONS = ("version", "header", "label", "content-type", "shape", "length", "grey", "image")
@@ -133,6 +137,40 @@ def decode(value: bytes, headers: Headers) -> ImageRecord:
         None if subject is None else _text("ce_subject", subject),
         None if time is None else _time(time),
     )
+
+
+@dataclass
+class Decoded:
+    """``images`` and the ``messages`` that they came in, in the order of the stream; ``dead`` the rest, with why."""
+
+    images: list[ImageRecord] = field(default_factory=list)
+    messages: list[Message] = field(default_factory=list)
+    dead: list[tuple[Message, RecordError]] = field(default_factory=list)
+
+    @property
+    def labels(self) -> list[str | None]:
+        return [image.label for image in self.images]
+
+
+def decode_all(messages: Iterable[Message], known: set[str]) -> Decoded:
+    """Decode messages for a learner of the ``known`` classes; new ones are added to them."""
+    decoded = Decoded()
+    for message in messages:
+        try:
+            image = decode(message.value, message.headers)
+            if image.label is not None and image.label not in known:
+                if len(known) >= MOST_CLASSES:
+                    raise RecordError(
+                        "classes",
+                        f"label {image.label!r} would be class {MOST_CLASSES + 1}; {MOST_CLASSES} is the bound",
+                    )
+                known.add(image.label)
+        except RecordError as error:
+            decoded.dead.append((message, error))
+        else:
+            decoded.images.append(image)
+            decoded.messages.append(message)
+    return decoded
 
 
 def stack(images: Sequence[ImageRecord]) -> NDArray[np.uint8]:

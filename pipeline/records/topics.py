@@ -53,6 +53,7 @@ def prediction(
     topic: str,
     message: Message,
     image: ImageRecord,
+    *,
     predicted: str | None,
     scores: Mapping[str, float],
     group: str,

@@ -176,7 +176,7 @@ def test_a_micro_batch_of_nothing_but_dead_letters_is_passed(place: Place, capsy
 def test_the_class_past_the_bound_is_a_dead_letter(
     place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.records.batch.MOST_CLASSES", 3)
+    monkeypatch.setattr("pipeline.records.images.MOST_CLASSES", 3)
     place.send(records(100))
     summary = place.learn(capsys, "--images", 100)
     assert len(summary["classes"]) == 3

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from consumers.learn import main
-from consumers.recovery.journal_log import JournalLog
+from consumers.recovery.marketplace import JournalLog
 from pipeline.broker import Partition, connect
 from pipeline.broker.sqlite.broker import SqliteTransaction
 from pipeline.errors import (
@@ -255,7 +255,7 @@ def test_of_several_members_only_the_one_with_the_first_partition_stays_and_it_w
     topics = Topics()
     with place.broker() as broker:
         broker.ensure_topics(topics.results())
-        log = JournalLog(broker, topics, "learn", MarketplaceIdentity.of(BASE.digest, STREAM), 0)
+        log = JournalLog(broker, topics, "learn", identity=MarketplaceIdentity.of(BASE.digest, STREAM), position=0)
         assert log.committed([0, 1]) is None
         assert log.committed([0, 1, 2]) == {}
         with pytest.raises(GroupBusyError, match=r"has its one learner already: .* cannot be shared"):

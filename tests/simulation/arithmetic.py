@@ -4,20 +4,18 @@ Of the first a schedule takes a millisecond, and they say which image was counte
 codec, in very small pieces.
 """
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from pipeline.broker import Message
 from pipeline.group.encoding import GroupReader, LogIdentity, Pieces, encode
-from pipeline.group.membership import Publication
-from pipeline.group.publishing import Adder
+from pipeline.group.membership import Model, Publication
 from pipeline.group.shared import GroupRecord
 from pipeline.learners.clearing.accumulator import Accumulator
-from pipeline.learners.clearing.sums import Sums, are_few
+from pipeline.learners.clearing.sums import ClearingUpdate, LooseSums, Sums, are_few
 from pipeline.learners.identity import ClearingIdentity
-from pipeline.learners.protocol import ClearingUpdate
 
 DIGIT = 8
 """Bits of an image's digit."""
@@ -32,7 +30,7 @@ class Arithmetic(Protocol):
 
     def sums(self, images: Iterable[int]) -> Any: ...
 
-    def adder(self, sums: Any) -> Adder[Any, Any]: ...
+    def model(self, sums: Any) -> "Summing": ...
 
     def same(self, one: Any, other: Any) -> bool: ...
 
@@ -42,10 +40,16 @@ class Arithmetic(Protocol):
         """Something with ``read(offset, content)``, the record that is complete with it and the position after it."""
 
 
-class Tally:
-    """An ``Adder`` of integers."""
+class Summing(Model[Any, Any], Protocol):
+    """A model that can tell its sums."""
 
-    classes: Collection[str] = ()
+    def beyond(self, sums: Any, updates: Sequence[Any]) -> Any: ...
+
+    def sums(self) -> Any: ...
+
+
+class Tally:
+    """A model of integers."""
 
     def __init__(self, value: int) -> None:
         self.value = value
@@ -75,7 +79,7 @@ class Counted:
 
     update = sums
 
-    def adder(self, sums: int) -> Tally:
+    def model(self, sums: int) -> Tally:
         return Tally(sums)
 
     def same(self, one: int, other: int) -> bool:
@@ -105,14 +109,10 @@ RUN = LogIdentity("learn", "topic", ClearingIdentity("trunk", "0", "1", "squared
 
 
 class RealSums:
-    """An ``Adder`` of real sums."""
+    """A model of real sums."""
 
-    def __init__(self, sums: Sums) -> None:
-        self._sums = sums
-
-    @property
-    def classes(self) -> Collection[str]:
-        return self._sums.classes
+    def __init__(self, sums: LooseSums) -> None:
+        self._sums = sums.summed()
 
     def add(self, update: ClearingUpdate) -> None:
         self._sums = self._sums + summed(update)
@@ -120,22 +120,23 @@ class RealSums:
     def remove(self, update: ClearingUpdate) -> None:
         self._sums = self._sums - summed(update)
 
-    def add_sums(self, sums: Sums) -> None:
-        self._sums = self._sums + sums
+    def add_sums(self, sums: LooseSums) -> None:
+        self._sums = self._sums + sums.summed()
 
-    def remove_sums(self, sums: Sums) -> None:
-        self._sums = self._sums - sums
+    def remove_sums(self, sums: LooseSums) -> None:
+        self._sums = self._sums - sums.summed()
 
-    def beyond(self, sums: Sums, updates: Sequence[ClearingUpdate]) -> Sums:
-        return Sums.of(updates, WIDTH) if are_few(updates, WIDTH) else self._sums - sums
+    def beyond(self, sums: LooseSums, updates: Sequence[ClearingUpdate]) -> LooseSums:
+        few = updates and are_few(updates, WIDTH)
+        return LooseSums(None, tuple(updates)) if few else LooseSums(self._sums - sums.summed())
 
-    def sums(self) -> Sums:
-        return self._sums
+    def sums(self) -> LooseSums:
+        return LooseSums(self._sums)
 
 
 def summed(update: ClearingUpdate) -> Sums:
     accumulator = Accumulator(Sums.zero(update.products.shape[1]))
-    accumulator.add(update.products, update.targets, update.labels, update.classes)
+    accumulator.add(update)
     return accumulator.total()
 
 
@@ -143,7 +144,7 @@ class Real:
     """Image i has products and a label that follow from i."""
 
     def __init__(self) -> None:
-        self.zero = Sums.zero(WIDTH)
+        self.zero = LooseSums(Sums.zero(WIDTH))
 
     def update(self, images: Sequence[int]) -> ClearingUpdate:
         products = np.random.default_rng(7).integers(0, 256, (256, WIDTH), np.uint8)[list(images)]
@@ -152,17 +153,17 @@ class Real:
         targets = np.array([[256 * (label == name) for name in classes] for label in labels], np.int64)
         return ClearingUpdate(products, targets, labels, classes)
 
-    def sums(self, images: Iterable[int]) -> Sums:
+    def sums(self, images: Iterable[int]) -> LooseSums:
         some = list(images)
-        return summed(self.update(some)) if some else self.zero
+        return LooseSums(summed(self.update(some))) if some else self.zero
 
-    def adder(self, sums: Sums) -> RealSums:
+    def model(self, sums: LooseSums) -> RealSums:
         return RealSums(sums)
 
-    def same(self, one: Sums, other: Sums) -> bool:
-        return one.digest("x") == other.digest("x")
+    def same(self, one: LooseSums, other: LooseSums) -> bool:
+        return one.summed().digest("x") == other.summed().digest("x")
 
-    def contents(self, record: GroupRecord[Sums], pieces: int) -> list[Any]:  # noqa: ARG002
+    def contents(self, record: GroupRecord[LooseSums], pieces: int) -> list[Any]:  # noqa: ARG002
         return encode("sums", RUN, record)
 
     def reader(self) -> "_RealReader":
@@ -173,7 +174,7 @@ class _RealReader:
     def __init__(self) -> None:
         self._reader = GroupReader(RUN)
 
-    def read(self, offset: int, content: Any) -> tuple[GroupRecord[Sums], int] | None:
+    def read(self, offset: int, content: Any) -> tuple[GroupRecord[LooseSums], int] | None:
         message = Message(content.topic, 0, offset, 0, content.key, content.value, content.headers)
         return self._reader.read(message)
 

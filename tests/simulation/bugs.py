@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pipeline.errors import FencedError
-from pipeline.group.membership import Publication
+from pipeline.group.membership import Acquired, Change, Publication
 from pipeline.group.publishing import PublishingOwner
 from pipeline.group.shared import Delta, GroupRecord, Retraction, Shared
 from tests.simulation.kafka import Transaction
@@ -14,13 +14,13 @@ from tests.simulation.learner import Learner, LearnerLog
 class _AddsTwice(PublishingOwner[Any, Any]):
     """Takes its own delta for somebody else's when it comes back."""
 
-    def _change(self, record: GroupRecord[Any]) -> None:
+    def _change(self, record: GroupRecord[Any]) -> Change[Any, Any]:
         self._awaited.discard(record.id)
-        super()._change(record)
+        return super()._change(record)
 
 
 class AddedTwice(Learner):
-    share_type = _AddsTwice
+    owner_type = _AddsTwice
 
 
 class _NeverSkips(Shared[Any]):
@@ -29,27 +29,27 @@ class _NeverSkips(Shared[Any]):
         return True
 
 
-class _SharesWithoutSkipping(PublishingOwner[Any, Any]):
-    def read(self, record: GroupRecord[Any], position: int) -> None:
-        p = self.published
-        self.published = _NeverSkips(p.sums, p.clock, p.position, p.retracted)
-        super().read(record, position)
+class _OwnsWithoutSkipping(PublishingOwner[Any, Any]):
+    def read(self, record: GroupRecord[Any], position: int) -> Change[Any, Any]:
+        s = self.shared
+        self.shared = _NeverSkips(s.sums, s.clock, s.position, s.retracted)
+        return super().read(record, position)
 
 
 class NotSkipped(Learner):
-    share_type = _SharesWithoutSkipping
+    owner_type = _OwnsWithoutSkipping
 
 
 class _Keeps(PublishingOwner[Any, Any]):
-    def _let_go(self, partitions: Iterable[int]) -> None:
-        for partition in set(partitions) & self._held.keys():
-            del self._held[partition]
+    def _lose(self, partitions: Iterable[int]) -> Change[Any, Any]:
+        super()._lose(partitions)
+        return Change()
 
 
 class UnpublishedKept(Learner):
     """What was not published of a partition that was taken away stays in the sums."""
 
-    share_type = _Keeps
+    owner_type = _Keeps
 
 
 class _ReadsCommittedOnly(LearnerLog):
@@ -68,7 +68,7 @@ class PublishedAfterFencing(Learner):
         try:
             super().commit_positions(transaction, positions)
         except FencedError:
-            if self.kafka.epochs[self.owner] != transaction.epoch or transaction.outcome is not None:
+            if self.kafka.epochs[self.transactional_id] != transaction.epoch or transaction.outcome is not None:
                 raise
 
 
@@ -77,15 +77,15 @@ class _Forgets(Shared[Any]):
         return isinstance(record, Retraction) or super().lacks(record)
 
 
-class _SharesWithoutMemory(PublishingOwner[Any, Any]):
-    def read(self, record: GroupRecord[Any], position: int) -> None:
-        p = self.published
-        self.published = _Forgets(p.sums, p.clock, p.position, p.retracted)
-        super().read(record, position)
+class _OwnsWithoutMemory(PublishingOwner[Any, Any]):
+    def read(self, record: GroupRecord[Any], position: int) -> Change[Any, Any]:
+        s = self.shared
+        self.shared = _Forgets(s.sums, s.clock, s.position, s.retracted)
+        return super().read(record, position)
 
 
 class RetractionAppliedTwice(Learner):
-    share_type = _SharesWithoutMemory
+    owner_type = _OwnsWithoutMemory
 
 
 class _ReadsOnlyTheLatest(LearnerLog):
@@ -100,19 +100,20 @@ class PositionsReadBeforeTheyAreStable(Learner):
 
 
 class _Trusts(PublishingOwner[Any, Any]):
-    def set_assignment(self, partitions: Collection[int]) -> None:
-        super().set_assignment(partitions)
-        self._kept = {p: holding.position for p, holding in self._held.items()}
+    def set_assignment(self, partitions: Collection[int]) -> Change[Any, Any]:
+        change = super().set_assignment(partitions)
+        self._kept = set(self._owned)
+        return change
 
-    def acquire(self, partition: int, committed: int | None, first: int = 0) -> tuple[int, int]:
-        start, stop = super().acquire(partition, committed, first)
-        return (start, start) if partition in self._kept else (start, stop)
+    def acquire(self, partition: int, committed: int | None, first: int = 0) -> Acquired:
+        found = super().acquire(partition, committed, first)
+        return found._replace(stop=found.start) if partition in self._kept else found
 
 
 class KeptPartitionsTrusted(Learner):
     """Takes a partition that it had before for one that nobody else had in between."""
 
-    share_type = _Trusts
+    owner_type = _Trusts
 
 
 class _Remembers(PublishingOwner[Any, Any]):
@@ -121,7 +122,7 @@ class _Remembers(PublishingOwner[Any, Any]):
 
 
 class AbortedTakenForCommitted(Learner):
-    share_type = _Remembers
+    owner_type = _Remembers
 
 
 class _PublishesAgain(PublishingOwner[Any, Any]):
@@ -131,7 +132,7 @@ class _PublishesAgain(PublishingOwner[Any, Any]):
 
 
 class PublishedAgainBeforeItCameBack(Learner):
-    share_type = _PublishesAgain
+    owner_type = _PublishesAgain
 
 
 class OnlyTheEndsCommitted(Learner):
@@ -141,21 +142,21 @@ class OnlyTheEndsCommitted(Learner):
         return ends or publication.positions
 
 
-class DeletedUpToTheBase(Learner):
-    """Deletes all records before the end of what was read, instead of those that the newest base covers."""
+class DeletedUpToTheCheckpoint(Learner):
+    """Deletes all records before the end of what was read, instead of those that the newest checkpoint covers."""
 
-    def delete(self, share: PublishingOwner[Any, Any]) -> None:  # noqa: ARG002
+    def delete(self, owner: PublishingOwner[Any, Any]) -> None:  # noqa: ARG002
         self.kafka.delete_before(self.log.next)
 
 
 class _ForgetsPieces(LearnerLog):
-    def read_group(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[Any], int]], bool]:
-        records, reached = super().read_group(end)
+    def read_sums(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[Any], int]], bool]:
+        records, reached = super().read_sums(end)
         return [(record, self.next) for record, _ in records], reached
 
 
-class BaseAmidPieces(Learner):
-    """Says of a base that it covers all that was read, also the first piece of what is not complete."""
+class CheckpointAmidPieces(Learner):
+    """Says of a checkpoint that it covers all that was read, also the first piece of what is not complete."""
 
     log_type = _ForgetsPieces
 
@@ -171,6 +172,6 @@ BUGS = [
     KeptPartitionsTrusted,
     AbortedTakenForCommitted,
     PublishedAgainBeforeItCameBack,
-    DeletedUpToTheBase,
-    BaseAmidPieces,
+    DeletedUpToTheCheckpoint,
+    CheckpointAmidPieces,
 ]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Generator, Iterable, Iterator,
 from typing import Any
 
 from pipeline.errors import FencedError
-from pipeline.group.membership import Learnt, Publication
+from pipeline.group.membership import Change, Learnt, Publication
 from pipeline.group.publishing import SHORT_DELTA, PublishingOwner
 from pipeline.group.shared import Checkpoint, GroupRecord, Shared
 from pipeline.group.takeover import read, take_over
@@ -17,7 +17,7 @@ from tests.simulation.kafka import BusyError, GoneError, Kafka, Transaction
 MOST = 6
 """Images after which to publish: a schedule has about fifty."""
 CHECKPOINT_IMAGES = 2 * SHORT_DELTA
-"""A base is due after two deltas."""
+"""A checkpoint is due after two deltas."""
 
 Choose = Callable[[int], int]
 
@@ -57,7 +57,7 @@ class LearnerLog:
     def end_of_sums(self) -> int:
         return self.kafka.end
 
-    def read_group(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[Any], int]], bool]:
+    def read_sums(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[Any], int]], bool]:
         end = self.kafka.end if end is None else end
         stop = max(self.next, min(end, self.kafka.stable_end, self.next + 1 + self.choose(3)))  # as much as came
         found = [self.reader.read(*record) for record in self.kafka.read(self.next, stop)]
@@ -77,17 +77,17 @@ def learnt(arithmetic: Arithmetic, some: list[tuple[int, int]]) -> Learnt[Any]:
 class Learner:
     """One learner, from its start to its crash."""
 
-    share_type: type[PublishingOwner[Any, Any]] = PublishingOwner
+    owner_type: type[PublishingOwner[Any, Any]] = PublishingOwner
     log_type: type[LearnerLog] = LearnerLog
 
     def __init__(
-        self, name: str, owner: str, kafka: Kafka, images: Images, arithmetic: Arithmetic, choose: Choose
+        self, name: str, transactional_id: str, kafka: Kafka, images: Images, arithmetic: Arithmetic, choose: Choose
     ) -> None:
-        self.name, self.owner = name, owner
+        self.name, self.transactional_id = name, transactional_id
         self.kafka, self.images, self.arithmetic, self.choose = kafka, images, arithmetic, choose
         self.at_rest = False
         self.pause = 0  # steps of the world for which it stands still, if others do not
-        self.share: PublishingOwner[Any, Any] | None = None
+        self.owner: PublishingOwner[Any, Any] | None = None
         self.member: tuple[int, frozenset[int]] | None = None
         self._steps = self._life()
 
@@ -95,12 +95,12 @@ class Learner:
     def is_done(self) -> bool:
         """Whether there is nothing that it could do, as things are."""
         return (
-            self.share is not None
+            self.owner is not None
             and self.member is not None
             and self.member == self.kafka.look(self.name)
-            and self.share.complete
+            and self.owner.complete
             and self.log.next == self.kafka.end
-            and not any(self.images.span(p, at) for p, at in self.share.positions.items())
+            and not any(self.images.span(p, at) for p, at in self.owner.positions.items())
         )
 
     def step(self) -> None:
@@ -109,7 +109,7 @@ class Learner:
     def _life(self) -> Iterator[None]:
         while True:
             try:
-                self.share = None
+                self.owner = None
                 yield from self._begun_anew()
                 yield from self._session()
             except GoneError:
@@ -120,16 +120,19 @@ class Learner:
         reader = self.arithmetic.reader()
         for found in [reader.read(*record) for record in self.kafka.read(self.kafka.first, self.kafka.end)]:
             if found and isinstance(found[0], Checkpoint):
-                newest = found[0].published
+                newest = found[0].shared
         yield
         self.log = self.log_type(self.kafka, self.images, self.arithmetic, newest.position, self.choose)
-        adder = self.arithmetic.adder(newest.sums)
+        self.model = self.arithmetic.model(newest.sums)
         name = f"{self.name}/{self.choose(1 << 30)}"
-        self.share = self.share_type(name, newest, adder, MOST, CHECKPOINT_IMAGES)
+        self.owner = self.owner_type(name, newest, self.model.beyond, most=MOST, checkpoint_images=CHECKPOINT_IMAGES)
+
+    def apply(self, change: Change[Any, Any]) -> None:
+        change.apply(self.model)
 
     def _session(self) -> Iterator[None]:
         """Work, until a part of the log is gone that was not read yet."""
-        assert self.share
+        assert self.owner
         while True:
             try:
                 self.member = None
@@ -142,45 +145,45 @@ class Learner:
     def _fence_the_one_before(self) -> Generator[None, None, int]:
         while True:
             try:
-                return self.kafka.init(self.owner)
+                return self.kafka.init(self.transactional_id)
             except BusyError:
                 yield
 
     def _come_round(self, epoch: int) -> Iterator[None]:
-        assert self.share
+        assert self.owner
         now = self.kafka.look(self.name)
         if now is None:
             yield
         elif now != self.member:
-            yield from take_over(self.share, self.log, sorted(now[1]))
+            yield from take_over(self.owner, self.log, self.apply, sorted(now[1]))
             self.member = now
         else:
-            read(self.share, self.log)
-            if self.share.deletable > self.kafka.first and self.choose(3) == 0:
-                self.delete(self.share)
+            read(self.owner, self.log, self.apply)
+            if self.owner.deletable > self.kafka.first and self.choose(3) == 0:
+                self.delete(self.owner)
             yield
             yield from self._micro_batch(epoch)
 
-    def delete(self, share: PublishingOwner[Any, Any]) -> None:
-        self.kafka.delete_before(share.deletable)
+    def delete(self, owner: PublishingOwner[Any, Any]) -> None:
+        self.kafka.delete_before(owner.deletable)
 
     def _micro_batch(self, epoch: int) -> Iterator[None]:
-        assert self.share
-        some = self._some(self.share.positions)
+        assert self.owner
+        some = self._some(self.owner.positions)
         parts = {p: learnt(self.arithmetic, images) for p, images in some.items() if images}
         ends = {p: part.stop for p, part in parts.items()}
-        publication = self.share.begin(ends, at_rest=self.at_rest or (not parts and self.choose(4) == 0))
+        publication = self.owner.begin(ends, at_rest=self.at_rest or (not parts and self.choose(4) == 0))
         if not parts and not publication.records:
-            self.share.aborted()
+            self.owner.aborted()
             yield
             return
         try:
             images = [image for p in parts for _, image in some[p]]
             yield from self.commit(epoch, publication, images, self.positions(publication, ends))
         except BaseException:
-            self.share.aborted()
+            self.owner.aborted()
             raise
-        self.share.committed(parts)
+        self.apply(self.owner.committed(parts))
 
     def _some(self, positions: Mapping[int, int]) -> dict[int, list[tuple[int, int]]]:
         """Images of all partitions, or, more often, of one of them."""
@@ -199,7 +202,7 @@ class Learner:
         self, epoch: int, publication: Publication[Any], images: list[int], positions: Mapping[int, int]
     ) -> Iterator[None]:
         """One transaction; it is over when this is."""
-        transaction = self.kafka.begin(self.owner, epoch)
+        transaction = self.kafka.begin(self.transactional_id, epoch)
         self.kafka.predict(transaction, images)
         early = self.choose(2)
         if early:  # what was sent may arrive in any order, and the rest of it late

@@ -40,13 +40,13 @@ def test_whoever_takes_a_partition_over_waits_for_a_delta_of_it_on_its_way(learn
     """One schedule in 2,000 comes upon it: positions arrive, the group changes, then the rest of the transaction."""
     kafka = Kafka()
     kafka.rebalance({"a"}, 2, lambda _: 0)
-    share = PublishingOwner[int, int]("a", Shared(0), Tally(0), 1)
+    owner = PublishingOwner[int, int]("a", Shared(0), Tally(1).beyond, most=1)
     for partition in (0, 1):
-        share.acquire(partition, None)
-        share.mark_ready(partition, 0)
-    share.begin({0: 1})
-    share.committed({0: Learnt(1, 1, 1)})
-    publication = share.begin({1: 1})
+        owner.acquire(partition, None)
+        owner.mark_ready(partition, 0)
+    owner.begin({0: 1})
+    owner.committed({0: Learnt(1, 1, 1)})
+    publication = owner.begin({1: 1})
     assert publication.delta
     assert publication.delta.spans == {0: (0, 1)}
     transaction = kafka.begin("id", kafka.init("id"))

@@ -40,7 +40,7 @@ class World:
         self.lots = self._lots()
         self.slow = (SUMS, SUMS, POSITIONS, None)[choose(4)]
         self.retracted: set[int] = set()
-        self.bases: list[Checkpoint[Any]] = []
+        self.checkpoints: list[Checkpoint[Any]] = []
         self.oracle: Shared[Any] = Shared(arithmetic.zero)
         self.reader, self.read_to = arithmetic.reader(), 0
 
@@ -76,10 +76,10 @@ class World:
             self._let(awake[self.choose(len(awake))])
 
     def _let(self, learner: Learner) -> None:
-        before = learner.share and learner.share.published
+        before = learner.owner and learner.owner.shared
         learner.step()
-        if learner.share and learner.share.published is not before:
-            self._check(learner.name, learner.share.published)
+        if learner.owner and learner.owner.shared is not before:
+            self._check(learner.name, learner.owner.shared)
 
     def _tell(self) -> None:
         known = [t for t in self.kafka.unfinished if t.outcome is not None]
@@ -101,8 +101,8 @@ class World:
         """A learner joins, with a transactional id that another one may have had."""
         if len(self.learners) < 5:
             self.born += 1
-            name, owner = f"learner-{self.born}", f"id-{self.choose(6)}"
-            self.learners[name] = self.learner_type(name, owner, self.kafka, self.images, self.arithmetic, self.choose)
+            name, id = f"learner-{self.born}", f"id-{self.choose(6)}"
+            self.learners[name] = self.learner_type(name, id, self.kafka, self.images, self.arithmetic, self.choose)
             self.kafka.rebalance({*self.kafka.assignment, name}, PARTITIONS, self.choose)
 
     def _expel(self) -> None:
@@ -153,29 +153,29 @@ class World:
         stop = self.kafka.stable_end
         for found in [self.reader.read(*record) for record in self.kafka.history(self.read_to, stop)]:
             if found and isinstance(found[0], Checkpoint):
-                self.bases.append(found[0])
+                self.checkpoints.append(found[0])
             if found and self.oracle.lacks(found[0]):
                 self.oracle = self.oracle.plus(found[0])
         self.read_to = stop
 
-    def _check(self, name: str, published: Shared[Any]) -> None:
+    def _check(self, name: str, shared: Shared[Any]) -> None:
         """What a learner takes for published is the sum over the images before its clock, each of them once."""
-        taken_back = {int(id.partition("-")[2]) for id in published.retracted}
+        taken_back = {int(id.partition("-")[2]) for id in shared.retracted}
         images = [
             image
-            for p, stop in published.clock.items()
+            for p, stop in shared.clock.items()
             for _, image in self.images.span(p, 0, stop)
             if image not in taken_back
         ]
-        if not self.arithmetic.same(published.sums, self.arithmetic.sums(images)):
-            raise ViolationError(f"{name}: published sums are not those of the images before {published.clock}")
+        if not self.arithmetic.same(shared.sums, self.arithmetic.sums(images)):
+            raise ViolationError(f"{name}: shared sums are not those of the images before {shared.clock}")
 
     def _come_to_rest(self) -> None:
         """Everything is produced, nobody crashes any more; after a while all must be done and agree."""
         self.images.ends = [OFFSETS] * PARTITIONS
         if not self.learners:
             self._start()
-        newest = {learner.owner: name for name, learner in self.learners.items()}
+        newest = {learner.transactional_id: name for name, learner in self.learners.items()}
         self.learners = {name: self.learners[name] for name in newest.values()}  # two would fence each other for ever
         for learner in self.learners.values():
             learner.at_rest = True
@@ -204,21 +204,21 @@ class World:
             raise ViolationError("not every image was predicted once")
         expected = self.arithmetic.sums(image for image in images if image not in self.retracted)
         for learner in self.learners.values():
-            share = learner.share
-            assert share
-            if not self.arithmetic.same(share.adder.sums(), expected):
+            owner = learner.owner
+            assert owner
+            if not self.arithmetic.same(learner.model.sums(), expected):
                 raise ViolationError(f"{learner.name} serves from other sums than a single learner would")
-            if not self.arithmetic.same(share.published.sums, expected):
+            if not self.arithmetic.same(owner.shared.sums, expected):
                 raise ViolationError(f"{learner.name}: not everything was published once")
-        for base in self.bases:
-            self._read_late(base)
+        for checkpoint in self.checkpoints:
+            self._read_late(checkpoint)
 
-    def _read_late(self, base: Checkpoint[Any]) -> None:
-        """Who begins with any base, however old, and reads all that came after it has what all others have."""
-        published, reader = base.published, self.arithmetic.reader()
-        late = self.learner_type.share_type("late", published, self.arithmetic.adder(published.sums), 1)
-        for found in [reader.read(*record) for record in self.kafka.history(published.position, self.kafka.end)]:
+    def _read_late(self, checkpoint: Checkpoint[Any]) -> None:
+        """Who begins with any checkpoint, however old, and reads all that came after it has what all others have."""
+        shared, reader = checkpoint.shared, self.arithmetic.reader()
+        late = self.learner_type.owner_type("late", shared, self.arithmetic.model(shared.sums).beyond, most=1)
+        for found in [reader.read(*record) for record in self.kafka.history(shared.position, self.kafka.end)]:
             if found:
                 late.read(*found)
-        if not self.arithmetic.same(late.published.sums, self.oracle.sums):
-            raise ViolationError(f"who begins with {base.id} comes to other sums")
+        if not self.arithmetic.same(late.shared.sums, self.oracle.sums):
+            raise ViolationError(f"who begins with {checkpoint.id} comes to other sums")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import compress
 
 import numpy as np
@@ -11,8 +12,20 @@ from pipeline.features import Features
 from pipeline.learners import targets
 from pipeline.learners.clearing import solver
 from pipeline.learners.clearing.accumulator import Accumulator
-from pipeline.learners.clearing.sums import Sums, are_few
-from pipeline.learners.protocol import ClearingQuotes, ClearingUpdate
+from pipeline.learners.clearing.sums import ClearingUpdate, LooseSums, Sums, are_few
+from pipeline.learners.protocol import Quotes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ClearingQuotes(Quotes):
+    """What the market of ``clearing`` answers for n images, before their labels are known.
+
+    ``products`` uint8[n, D], ``logits`` float32[n, C], ``classes`` the C names.
+    """
+
+    products: NDArray[np.uint8]
+    logits: NDArray[np.float32]
+    classes: tuple[str, ...]
 
 
 class Clearing:
@@ -79,21 +92,27 @@ class Clearing:
     def add(self, update: ClearingUpdate) -> None:
         """What was found becomes state."""
         with self._watched():
-            self._accumulator.add(update.products, update.targets, update.labels, update.classes)
+            self._accumulator.add(update)
 
     def remove(self, update: ClearingUpdate) -> None:
         """Undo ``add``."""
-        self._accumulator.add(update.products, update.targets, update.labels, update.classes, sign=-1)
+        self._accumulator.add(update, sign=-1)
 
-    def add_sums(self, sums: Sums) -> None:
+    def add_sums(self, sums: LooseSums) -> None:
         """Add what another learner found."""
         with self._watched():
-            self._accumulator.add_sums(sums)
+            self._add_sums(sums, sign=1)
 
-    def remove_sums(self, sums: Sums) -> None:
+    def remove_sums(self, sums: LooseSums) -> None:
         """Take back what images added; the weights follow at the next ``clear``."""
-        self._accumulator.add_sums(sums, sign=-1)
+        self._add_sums(sums, sign=-1)
         self._schedule.at_once()
+
+    def _add_sums(self, sums: LooseSums, sign: int) -> None:
+        if sums.dense:
+            self._accumulator.add_sums(sums.dense, sign)
+        for update in sums.few:
+            self._accumulator.add(update, sign)
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
@@ -103,9 +122,12 @@ class Clearing:
         if len(self._accumulator.classes) > known:
             self._schedule.new_class(before)
 
-    def beyond(self, sums: Sums, updates: Sequence[ClearingUpdate]) -> Sums:
+    def beyond(self, sums: LooseSums, updates: Sequence[ClearingUpdate]) -> LooseSums:
         """What was added beyond these sums, if that is these updates: few of them stay what they are."""
-        return Sums.of(updates, sums.width) if are_few(updates, sums.width) else self.sums() - sums
+        width = self._accumulator.width
+        if not updates:
+            return LooseSums(Sums.zero(width))
+        return LooseSums(None, tuple(updates)) if are_few(updates, width) else LooseSums(self.sums() - sums.summed())
 
     def clear(self) -> bool:
         """If the schedule says so, state becomes weights; whether it did."""

@@ -306,7 +306,7 @@ def test_a_snapshot_that_holds_something_else_differs(past: Place, tmp_path: Pat
 def test_dead_letters_and_several_partitions_are_no_difference(
     place: Place, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipeline.records.batch.MOST_CLASSES", 4)
+    monkeypatch.setattr("pipeline.records.images.MOST_CLASSES", 4)
     some = records(200)
     bad = [Record(r.topic, r.value[:-1], r.key, r.headers) for r in some[:40]]
     unlabelled = [Record(r.topic, r.value, r.key, tuple(h for h in r.headers if h[0] != "ce_label")) for r in some[:40]]

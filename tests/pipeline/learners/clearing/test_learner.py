@@ -10,7 +10,7 @@ from pipeline.features import Features, Filters, make
 from pipeline.learners import targets
 from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.learner import Clearing
-from pipeline.learners.clearing.sums import Sums
+from pipeline.learners.clearing.sums import LooseSums, Sums
 from tests.pipeline.synthetic import CLASSES, stream
 
 FILTERS = Filters(seed=0, count=4)
@@ -85,7 +85,7 @@ def test_images_that_are_taken_back_were_never_there() -> None:
     learn(kept, images[:400], labels[:400])
     update = learner.settle(learner.quote(images[400:]), labels[400:])
     taken = Accumulator(Sums.zero(FILTERS.width))
-    taken.add(update.products, update.targets, update.labels, update.classes)
+    taken.add(update)
     assert (learner.sums() - taken.total()).digest("identity") == digest(kept)
 
 
@@ -98,8 +98,8 @@ def test_what_it_adds_it_can_take_back_and_what_others_found_it_can_add() -> Non
     update = learner.settle(learner.quote(images[300:]), labels[300:])
     learner.add(update)
     learner.remove(update)
-    learner.add_sums(other.sums())
-    learner.remove_sums(other.sums())
+    learner.add_sums(LooseSums(other.sums()))
+    learner.remove_sums(LooseSums(other.sums()))
     assert digest(learner) == digest(kept)
 
 
@@ -109,7 +109,7 @@ def test_a_class_that_is_taken_back_as_a_whole_is_never_predicted_again() -> Non
     learn(learner, images, labels)
     mine = [i for i, label in enumerate(labels) if label == CLASSES[0]]
     learn(one, images[mine], [CLASSES[0]] * len(mine))
-    learner.remove_sums(one.sums())
+    learner.remove_sums(LooseSums(one.sums()))
     assert learner.clear()
     assert learner.quote(images).classes == tuple(name for name in learner.classes if name != CLASSES[0])
 
@@ -208,6 +208,6 @@ def test_what_was_added_beyond_sums_is_told_by_its_images_if_they_are_few(more: 
     images, labels = stream(before.width // 2 + more, seed=1)
     update = learner.settle(learner.quote(images), labels)
     learner.add(update)
-    beyond = learner.beyond(before, [update])
-    assert (beyond.few is None) == bool(more)
-    assert beyond.digest("x") == (learner.sums() - before).digest("x")
+    beyond = learner.beyond(LooseSums(before), [update])
+    assert (beyond.dense is not None) == bool(more)
+    assert beyond.summed().digest("x") == (learner.sums() - before).digest("x")
