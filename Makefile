@@ -22,7 +22,7 @@ help:
 	@echo "make prove   the slow proofs: one digest in any order, after 150 kills and in groups; 100,000 schedules (SCHEDULES=N)"
 	@echo "make speed   the learner's speed, in ratios"
 	@echo "make compare every learner on the same streams; hours, and goes on where it was stopped"
-	@echo "make lint    ruff and mypy"
+	@echo "make lint    ruff, mypy, and the order of layers"
 	@echo "make requirements  requirements/*.txt in line with pyproject.toml; ARGS=--upgrade: the newest versions"
 	@echo "make dashboards  Grafana's dashboards, written anew from deploy/grafana"
 	@echo "make kafka   a real Kafka broker on this machine, to play with"
@@ -67,6 +67,7 @@ lint: setup
 	@$(VENV)/bin/ruff check .
 	@$(VENV)/bin/ruff format --check .
 	@$(VENV)/bin/mypy
+	@$(VENV)/bin/lint-imports --no-cache
 
 # One version of each package for all Pythons and in all files; the image does without tinygrad and its C compiler.
 requirements: setup

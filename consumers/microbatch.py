@@ -141,8 +141,8 @@ class MicroBatch:
     @property
     def dead(self) -> list[tuple[Message, RecordError]]:
         """What could not be read, and what could not be learnt from."""
-        reason = RecordError("loss", "a vendor's loss was not finite")
-        return self.decoded.dead + [(self.decoded.messages[place], reason) for place in self.update.unsound]
+        unsound = [self.decoded.messages[place] for place in self.update.unsound]
+        return self.decoded.dead + [(m, RecordError("loss", "a vendor's loss was not finite")) for m in unsound]
 
     def learnt_from(self) -> list[Message]:
         """The messages whose images are learnt from."""

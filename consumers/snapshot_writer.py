@@ -19,19 +19,12 @@ class SnapshotWriter:
     ----------
     folder
         Where they go; None: nowhere.
-    every
-        Images from one to the next.
     """
 
-    def __init__(self, broker: Broker, topics: Topics, metrics: Metrics, folder: Folder | None, every: int) -> None:
-        self._broker, self._topics, self._metrics = broker, topics, metrics
-        self._folder, self._every = folder, every
+    def __init__(self, broker: Broker, topics: Topics, metrics: Metrics, folder: Folder | None) -> None:
+        self._broker, self._topics, self._metrics, self._folder = broker, topics, metrics, folder
         self._writer = ThreadPoolExecutor(1, "write")
         self._saving: Future[None] | None = None
-
-    def save_if_due(self, state: State) -> None:
-        if state.owner.reach - state.saved >= self._every:
-            self.save(state)
 
     def save(self, state: State) -> None:
         """Write a snapshot, if there is anything new; of several learners, the one that has partition 0 does."""

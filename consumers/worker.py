@@ -57,7 +57,7 @@ class Worker:
     ) -> None:
         self._broker, self._topics, self._metrics, self._settings = broker, topics, metrics, settings
         self._id, self._learns = transactional_id, folder is not None
-        self._snapshots = SnapshotWriter(broker, topics, metrics, folder, settings.snapshot_images)
+        self._snapshots = SnapshotWriter(broker, topics, metrics, folder)
         self._reader = MicroBatchReader(settings.batch_wait)
         self._sender = ThreadPoolExecutor(1, "commit")
         self._open: tuple[MicroBatch, Future[None]] | None = None
@@ -214,7 +214,7 @@ class Worker:
         if batch.publication.records:
             self._assignment.published()
         clear(self.state.learner, self._metrics)
-        self._snapshots.save_if_due(self.state)
+        self._save_if_due()
 
     def _count(self, batch: MicroBatch) -> None:
         """Score what was predicted, and count what was committed."""
@@ -247,7 +247,11 @@ class Worker:
 
     def _read_group_log(self, *, at_once: bool = False) -> None:
         if self._assignment.read_group_log(at_once=at_once):
-            self._snapshots.save_if_due(self.state)
+            self._save_if_due()
+
+    def _save_if_due(self) -> None:
+        if self.state.owner.reach - self.state.saved >= self._settings.snapshot_images:
+            self._snapshots.save(self.state)
 
     def _take_over(self, stop: threading.Event) -> None:
         """Until this learner has all that is assigned to it, or is stopped."""
