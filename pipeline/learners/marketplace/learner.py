@@ -60,22 +60,21 @@ class Marketplace:
     def __init__(self, base: Base, network: Network, terms: Terms, loss: targets.Loss = targets.cross_entropy) -> None:
         self._model = Model(base, terms)
         self._network, self._terms, self._loss = network, terms, loss
-        self._pending: list[MarketplaceUpdate] = []
         self._round = self._model.round()
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Every class that became weights, in the order of appearance."""
+        """Every class that was added, in the order of appearance."""
         return self._model.classes
 
     @property
     def images(self) -> int:
-        """Images that became weights."""
+        """Images added so far."""
         return sum(self._model.counts.values())
 
     @property
     def generation(self) -> int:
-        """Updates that became weights."""
+        """Updates added so far."""
         return self._model.generation
 
     def base(self) -> Base:
@@ -117,17 +116,15 @@ class Marketplace:
         )
 
     def add(self, update: MarketplaceUpdate) -> None:
-        """What was found becomes weights at the next clearing."""
-        self._pending.append(update)
+        """What was found becomes parameters of the leaders, a generation later. They are served from ``clear`` on."""
+        self._model.apply(update)
 
     def clear(self) -> bool:
-        """State becomes weights, update by update, each a generation; whether there was any."""
-        updates, self._pending = self._pending, []
-        for update in updates:
-            self._model.apply(update)
-        if updates:
-            self._round = self._model.round()
-        return bool(updates)
+        """Draw the vendors of the newest generation, and serve them; whether it is a new one."""
+        if self._round.generation == self._model.generation:
+            return False
+        self._round = self._model.round()
+        return True
 
     def _path(self, offered: Round, spec: int, images: int) -> Integers:
         """The vendor of a spec that each image goes to: ``int64[images]``."""
