@@ -75,7 +75,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     """Learn as the command line says."""
     arguments = parse(command_line)
     settings = cli.settings_of(arguments)
-    folder = Folder(settings.snapshots / f"{settings.topic_prefix}{settings.group}", settings.snapshots_kept)
+    folder = Folder.of(settings)
     base = _base(settings, arguments.snapshot, arguments.freeze, folder)
     with cli.stop_on_signals(cli.PATIENCE) as stop, closing(connect(settings.broker, settings)) as broker:
         work(broker, settings, folder, base, stop, arguments)

@@ -28,10 +28,10 @@ from rich.table import Column, Table
 from pipeline import cli
 from pipeline.broker import Broker, connect
 from pipeline.errors import SettingsError, SnapshotError
-from pipeline.history import listing as chronicle
-from pipeline.history import retract, retraction, verify
+from pipeline.history import listing, verify
 from pipeline.history.difference import difference
 from pipeline.history.listing import Row, name_of
+from pipeline.history.retract import Choice, LearntGroup, taken_back
 from pipeline.records.journal import Journal
 from pipeline.records.topics import Topics
 from pipeline.settings import Settings
@@ -39,6 +39,11 @@ from pipeline.snapshots import snapshot as snapshots
 from pipeline.snapshots.snapshot import NAME, Folder, Snapshot
 
 PLACE = ("broker", "topic_prefix", "group", "snapshots")
+
+UNTOUCHED = (
+    "the images in the topic, their predictions, the journal, and snapshots that were written before; nor "
+    "images that come later"
+)
 
 Command = Callable[[argparse.Namespace, Settings], int]
 
@@ -82,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     check = add(_verify, "verify", "Learn a snapshot's images anew from the topic, and compare the digests.")
     check.add_argument("snapshot", nargs="?", metavar="SNAPSHOT", help=f"{form} (default: the newest)")
     check.add_argument("--from", dest="older", metavar="OLDER", help="begin with this older snapshot")
-    retraction.add_flags(add(retraction.main, "retract", "Take images back, as if they had never been learnt."))
+    _add_choice(add(_retract, "retract", "Take images back, as if they had never been learnt."))
     return parser
 
 
@@ -90,7 +95,7 @@ def _list(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.last < 1:
         raise SettingsError(f"--last: expected a whole number of at least 1, but it is {arguments.last}")
     with closing(connect(settings.broker, settings)) as broker:
-        result = chronicle.newest(_journal(broker, settings), _folder(settings), arguments.last)
+        result = listing.newest(_journal(broker, settings), Folder.of(settings), arguments.last)
     if arguments.json:
         _print_json(result)
     else:
@@ -101,10 +106,10 @@ def _list(arguments: argparse.Namespace, settings: Settings) -> int:
 def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     if re.fullmatch(r"[0-9]{1,18}", arguments.which):
         with closing(connect(settings.broker, settings)) as broker:
-            about = chronicle.about_micro_batch(_journal(broker, settings).micro_batch(int(arguments.which)))
+            about = listing.about_micro_batch(_journal(broker, settings).micro_batch(int(arguments.which)))
     else:
         path, snapshot = _snapshot(arguments.which, settings)
-        about = chronicle.about_snapshot(snapshot, path)
+        about = listing.about_snapshot(snapshot, path)
     _print_about(about, arguments.json)
     return 0
 
@@ -118,7 +123,7 @@ def _difference(arguments: argparse.Namespace, settings: Settings) -> int:
     (_, older), (_, newer) = (_snapshot(which, settings) for which in (arguments.older, arguments.newer))
     result = difference(older, newer)
     snapshots.write(result, out)
-    about = chronicle.about_snapshot(result, out)
+    about = listing.about_snapshot(result, out)
     _print_about({key: about[key] for key in ("file", "digest", "settled_images", "classes")}, arguments.json)
     return 0
 
@@ -148,12 +153,65 @@ def _gone(broker: Broker, settings: Settings, retractions: frozenset[str]) -> se
     """Partition and offset of the images that these retractions took back."""
     if not retractions:
         return set()
-    taken = retract.taken_back(broker, Topics(settings.topic_prefix), settings.group)
+    taken = taken_back(broker, Topics(settings.topic_prefix), settings.group)
     return {(p, offset) for id in retractions for p, offsets in taken.get(id, {}).items() for offset in offsets}
 
 
-def _folder(settings: Settings) -> Folder:
-    return Folder(settings.snapshots / f"{settings.topic_prefix}{settings.group}", settings.snapshots_kept)
+def _add_choice(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--id", metavar="ID", help="images of this id")
+    parser.add_argument("--label", metavar="LABEL", help="images with this label")
+    parser.add_argument("--key", metavar="KEY", help="images under this key")
+    parser.add_argument(
+        "--from", dest="begin", metavar="TIME", help="images that came at this time (ISO 8601) or after"
+    )
+    parser.add_argument("--to", dest="end", metavar="TIME", help="images that came before this time")
+    parser.add_argument("--yes", action="store_true", help="do it; without, only say what would be taken back")
+
+
+def _retract(arguments: argparse.Namespace, settings: Settings) -> int:
+    """Say what would be taken back, and with ``--yes`` do it."""
+    choice = _choice(arguments)
+    with closing(connect(settings.broker, settings)) as broker:
+        group = LearntGroup(broker, Topics(settings.topic_prefix), settings.group, Folder.of(settings))
+        if arguments.yes:
+            with closing(group.producer()) as producer:
+                found = group.find(choice)
+                done = group.take_back(producer, found) if found.messages else ""
+        else:
+            found, done = group.find(choice), ""
+    result = {"id": done, "done": bool(done), "images": len(found.messages), "classes": dict(found.classes)}
+    if arguments.json:
+        result |= {"not_published_yet": found.later, "not_touched": UNTOUCHED}
+        _print_json(result)
+        return 0
+    print(f"{'taken back' if done else 'would be taken back'}: {len(found.messages):,} images")
+    for label, images in found.classes.most_common():
+        print(f"  {label}: {images:,}")
+    if found.later:
+        print(f"{found.later:,} more were learnt, but not published yet: run this again in a while")
+    print(f"not touched: {UNTOUCHED}")
+    if found.messages and not done:
+        print("to do it, say --yes")
+    return 0
+
+
+def _choice(arguments: argparse.Namespace) -> Choice:
+    """Raises SettingsError if nothing is chosen, or a time cannot be read."""
+    begin, end = (_milliseconds(f"--{name}", text) for name, text in (("from", arguments.begin), ("to", arguments.end)))
+    key = None if arguments.key is None else arguments.key.encode()
+    choice = Choice(arguments.id, arguments.label, key, begin, end)
+    if choice == Choice():
+        raise SettingsError("say which images: --id, --label, --key, or --from and --to")
+    return choice
+
+
+def _milliseconds(flag: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        return int(1000 * datetime.fromisoformat(text).timestamp())
+    except ValueError:
+        raise SettingsError(f"{flag}: expected a time as 2026-01-31T12:00:00, but it is {text!r}") from None
 
 
 def _journal(broker: Broker, settings: Settings) -> Journal:
@@ -164,15 +222,15 @@ def _snapshot(which: str, settings: Settings) -> tuple[Path, Snapshot]:
     """A snapshot that a user named, and its file. Raises SnapshotError."""
     path = Path(which)
     if re.fullmatch(r"s[0-9]{1,10}", which):
-        path = _folder(settings).path / f"snapshot-{int(which[1:]):010}.safetensors"
+        path = Folder.of(settings).path / f"snapshot-{int(which[1:]):010}.safetensors"
         if not path.exists():
-            there = ", ".join(map(name_of, reversed(_folder(settings).files())))
+            there = ", ".join(map(name_of, reversed(Folder.of(settings).files())))
             raise SnapshotError(f"no snapshot {which} in {path.parent}: there are {there or 'none'}")
     return path, snapshots.read(path)
 
 
 def _newest(settings: Settings) -> str:
-    folder = _folder(settings)
+    folder = Folder.of(settings)
     for path in folder.files():
         return str(path)
     raise SnapshotError(f"no snapshot in {folder.path}: check --snapshots, --topic-prefix and --group, or name a file")

@@ -18,6 +18,7 @@ from pipeline.errors import SnapshotError
 from pipeline.learners.clearing.sums import Sums, packed_size
 from pipeline.learners.identity import ClearingIdentity, MarketplaceIdentity, identity_of
 from pipeline.learners.marketplace.base import Base
+from pipeline.settings import Settings
 
 VERSION = 1
 NAME = re.compile(r"snapshot-(\d{10})\.safetensors")
@@ -193,6 +194,11 @@ class Folder:
     def __init__(self, path: Path, kept: int) -> None:
         self.path = path
         self._kept = kept
+
+    @classmethod
+    def of(cls, settings: Settings) -> "Folder":
+        """Where the group of the settings keeps its snapshots."""
+        return cls(settings.snapshots / f"{settings.topic_prefix}{settings.group}", settings.snapshots_kept)
 
     def files(self) -> list[Path]:
         """All snapshots here, newest first."""
