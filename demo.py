@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,14 +75,14 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
         process.wait()
 
 
-def parse() -> argparse.Namespace:
+def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The whole stream on one machine, from nothing.")
     parser.add_argument("--scenario", default="demo", metavar="NAME", help="a shipped scenario, or a path")
     parser.add_argument("--images", type=int, metavar="N", help="only the first N images")
     parser.add_argument("--broker", metavar="URL", help="another broker than the embedded one: kafka://HOST:PORT")
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), metavar="DIR", help="where files go")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    return parser.parse_args()
+    return parser.parse_args(command_line)
 
 
 def stream(place: Place, name: str, images: int, as_json: bool) -> None:
@@ -107,8 +108,9 @@ def stream(place: Place, name: str, images: int, as_json: bool) -> None:
             raise DemoError(f"{what} (exit status {process.returncode})")
 
 
-def main() -> int:
-    arguments = parse()
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Run the demo as the command line says."""
+    arguments = parse(command_line)
     drawn = scenario.load(arguments.scenario, images=arguments.images)
     place = Place.of(arguments.folder, arguments.broker)
     settings = load({"broker": place.broker})

@@ -61,9 +61,7 @@ def main() -> int:
     arguments = parser.parse_args()
     settings = cli.settings_of(arguments)
     if settings.base is None:
-        raise SettingsError(
-            "--base: the experiment begins with a base model; python -m pipeline.learners.pretrain makes one"
-        )
+        raise SettingsError("--base: the experiment begins with a base model; marketstream pretrain makes one")
     every = results(arguments.folder, arguments.steps, settings)
     draw(every, arguments.out / "published.png")
     shown = [

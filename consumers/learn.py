@@ -1,6 +1,6 @@
 """Learn from a stream while serving it.
 
-    python -m consumers.learn
+    marketstream learn
 
 Predicts every image of the topic ``images`` before it has seen its label, then learns from it. Stop it with Ctrl-C
 or kill it: started again, it goes on where it was.

@@ -1,6 +1,6 @@
 """Replay a scenario into the topic ``images``.
 
-    python -m producers.replay mixed [--rate 500] [--max-lag 10000] [--broker sqlite:///state/stream.db]
+    marketstream replay mixed [--rate 500] [--max-lag 10000] [--broker sqlite:///state/stream.db]
 
 The position in the scenario is committed in the transaction that writes the records, so that a run which was
 stopped, or killed at any moment, goes on where it was, without a gap and without a duplicate.

@@ -1,6 +1,6 @@
 """MNIST and Fashion-MNIST: found, fetched, verified and read.
 
-    python -m pipeline.data.datasets [--data DIR] [--cache DIR] [--json]
+    marketstream datasets [--data DIR] [--cache DIR] [--json]
 
 finds and verifies all eight IDX files, and fetches those that are on this machine nowhere. In this order:
 

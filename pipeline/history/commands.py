@@ -1,11 +1,11 @@
 """What a group of learners learnt, and when: its journal and its snapshots.
 
-    python -m pipeline.history list
-    python -m pipeline.history show 17
-    python -m pipeline.history show s3
-    python -m pipeline.history difference s2 s3 -o difference.safetensors
-    python -m pipeline.history verify s3
-    python -m pipeline.history retract --label Dress
+    marketstream history list
+    marketstream history show 17
+    marketstream history show s3
+    marketstream history difference s2 s3 -o difference.safetensors
+    marketstream history verify s3
+    marketstream history retract --label Dress
 
 A micro-batch is named by its number; a snapshot by its number after an ``s``, or by its file.
 """

@@ -1,11 +1,11 @@
 r"""Train a base model for ``marketplace`` on the digits, forward only, in the training form.
 
-    python -m pipeline.learners.pretrain
+    marketstream pretrain
 
 The terms that suit two cores are the default: leaders alone in the first two specs, vendors on outputs in the last.
 The articles' own, hours on a small machine, are
 
-    python -m pipeline.learners.pretrain --vendors 16 16 16 --last parameters --lr 0.3 --probe 0.01 \
+    marketstream pretrain --vendors 16 16 16 --last parameters --lr 0.3 --probe 0.01 \
         --lr-decay 1e-5 --batch 512
 
 Writes the base, its course beside it (JSON and, with matplotlib, a plot: accuracy on the test digits against steps).

@@ -1,6 +1,6 @@
 """Create all topics, once, before anyone reads or writes them.
 
-    python -m pipeline.records.create [--broker kafka://HOST:PORT]
+    marketstream topics [--broker kafka://HOST:PORT]
 
 Topics that exist already are left as they are.
 """

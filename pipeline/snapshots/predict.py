@@ -1,6 +1,6 @@
 """Classify image files with what was learnt.
 
-    python -m pipeline.snapshots.predict --snapshot S IMAGE...
+    marketstream predict IMAGE...
 
 Prints the file, the predicted class and the runner-up with their scores (of ``clearing`` 0 to 1 mostly: the ridge
 regression of "is this the class"; of ``marketplace`` logits).
@@ -30,7 +30,7 @@ from pipeline.learners.marketplace.base import Base
 from pipeline.learners.marketplace.learner import leaders
 from pipeline.learners.protocol import AnyLearner
 from pipeline.snapshots import snapshot as snapshots
-from pipeline.snapshots.snapshot import Snapshot
+from pipeline.snapshots.snapshot import Folder, Snapshot
 
 
 def learner_of(snapshot: Snapshot) -> Clearing:
@@ -87,14 +87,17 @@ def predict(learner: AnyLearner, images: Sequence[NDArray[np.uint8]]) -> list[di
     return results
 
 
-def main() -> int:
-    parser = cli.parser("Classify image files (28×28) with what was learnt.")
-    parser.add_argument("--snapshot", type=Path, required=True, metavar="S", help="file that a learner wrote")
+def main(command_line: Sequence[str] | None = None) -> int:
+    """Classify files as the command line says."""
+    parser = cli.parser("Classify image files (28×28) with what was learnt.", "snapshots", "topic_prefix", "group")
+    parser.add_argument(
+        "--snapshot", type=Path, metavar="S", help="file that a learner wrote (default: the group's newest)"
+    )
     parser.add_argument("images", type=Path, nargs="+", metavar="IMAGE")
-    arguments = parser.parse_args()
-    snapshot = snapshots.read(arguments.snapshot)
+    arguments = parser.parse_args(command_line)
+    path, snapshot = _chosen(arguments.snapshot, Folder.of(cli.settings_of(arguments)))
     if not snapshot.images:
-        raise SnapshotError(f"{arguments.snapshot}: nothing was learnt yet")
+        raise SnapshotError(f"{path}: nothing was learnt yet")
     pixels = [load(path) for path in arguments.images]
     results = predict(serving(snapshot), pixels)
     named = [{"image": str(path), **result} for path, result in zip(arguments.images, results, strict=True)]
@@ -103,6 +106,18 @@ def main() -> int:
     else:
         Console().print(_table(named))
     return 0
+
+
+def _chosen(path: Path | None, folder: Folder) -> tuple[Path, Snapshot]:
+    """The snapshot of that file; None: the newest of the folder that is sound. Raises SnapshotError."""
+    if path:
+        return path, snapshots.read(path)
+    newest = folder.newest()
+    if newest is None:
+        raise SnapshotError(
+            f"no snapshot in {folder.path}: check --snapshots, --topic-prefix and --group, or name a --snapshot"
+        )
+    return folder.path, newest
 
 
 def _table(results: list[dict[str, Any]]) -> Table:

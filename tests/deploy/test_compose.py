@@ -162,7 +162,7 @@ def test_an_env_file_reaches_our_programs(tmp_path: Path) -> None:
     variables = tmp_path / ".env"
     variables.write_text("SCENARIO=split\nMARKETSTREAM_FILTERS=480\nGROUP=big\n")
     services = config(tmp_path / SHIPPED.name, variables=variables, folder=tmp_path)["services"]
-    assert services["producer"]["command"][3] == "split"
+    assert services["producer"]["command"][2] == "split"
     assert services["learner"]["environment"]["MARKETSTREAM_FILTERS"] == "480"
     assert services["learner"]["environment"]["MARKETSTREAM_GROUP"] == "big"
 

@@ -123,7 +123,7 @@ class Base:
     def read(cls, path: Path) -> "Base":
         """Read and verify. Raises SnapshotError if it is missing, damaged or of another version."""
         if not path.is_file():
-            raise SnapshotError(f"{path}: no such base model; python -m pipeline.learners.pretrain makes one")
+            raise SnapshotError(f"{path}: no such base model; marketstream pretrain makes one")
         try:
             with safe_open(path, framework="numpy") as file:
                 about = orjson.loads((file.metadata() or {})["about"])

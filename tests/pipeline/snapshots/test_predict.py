@@ -20,9 +20,10 @@ from pipeline.features import Filters, make
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
 from pipeline.learners.identity import ClearingIdentity
+from pipeline.settings import Settings
 from pipeline.snapshots import snapshot as snapshots
 from pipeline.snapshots.predict import load, main
-from pipeline.snapshots.snapshot import Snapshot
+from pipeline.snapshots.snapshot import Folder, Snapshot
 from tests.pipeline.synthetic import CLASSES, stream
 
 ROOT = Path(__file__).parents[3]
@@ -188,3 +189,15 @@ def test_the_program_says_what_is_wrong_in_one_line_and_exits_with_1(folder: Pat
     assert (ended.returncode, ended.stdout) == (1, "")
     assert ended.stderr.startswith(f"error: {files[1]}: ")
     assert ended.stderr.count("\n") == 1
+
+
+@pytest.mark.usefixtures("folder")
+def test_without_a_snapshot_it_takes_the_newest_of_the_group_that_is_sound(capsys: Capture, learnt: Sums) -> None:
+    kept = Folder.of(Settings(snapshots=Path("state"), topic_prefix="mine.", group="g"))
+    kept.save(Snapshot(learnt, IDENTITY))
+    kept.save(Snapshot(learnt, IDENTITY)).write_bytes(b"damaged")
+    assert main(["--snapshots", "state", "--topic-prefix", "mine.", "--group", "g", "--json", FILES[0]]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["predicted"] == LABELS[0]
+    with pytest.raises(MarketstreamError, match=r"no snapshot in state/mine\.other"):
+        main(["--snapshots", "state", "--topic-prefix", "mine.", "--group", "other", FILES[0]])

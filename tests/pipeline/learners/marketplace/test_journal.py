@@ -124,7 +124,7 @@ def test_a_base_comes_back_as_it_was_written(tmp_path: Path) -> None:
 
 def test_a_base_that_is_missing_or_damaged_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "base.safetensors"
-    with pytest.raises(SnapshotError, match=r"no such base model; python -m pipeline\.learners\.pretrain makes one"):
+    with pytest.raises(SnapshotError, match=r"no such base model; marketstream pretrain makes one"):
         Base.read(path)
     BASE.write(path)
     content = bytearray(path.read_bytes())
