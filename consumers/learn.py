@@ -76,13 +76,13 @@ def main(command_line: Sequence[str] | None = None) -> int:
     arguments = parse(command_line)
     settings = cli.settings_of(arguments)
     folder = Folder.of(settings)
-    base = _base(settings, arguments.snapshot, arguments.freeze, folder)
+    start = _start(settings, arguments.snapshot, arguments.freeze, folder)
     with cli.stop_on_signals(cli.PATIENCE) as stop, closing(connect(settings.broker, settings)) as broker:
-        work(broker, settings, folder, base, stop, arguments)
+        work(broker, settings, folder, start, stop, arguments)
     return 0
 
 
-def _base(settings: Settings, path: Path | None, freeze: bool, folder: Folder) -> Snapshot | None:
+def _start(settings: Settings, path: Path | None, freeze: bool, folder: Folder) -> Snapshot | None:
     if settings.base and settings.learner == "clearing":
         raise SettingsError(
             f"--base {settings.base}: clearing begins with a --snapshot; --base is for --learner marketplace"
@@ -91,17 +91,17 @@ def _base(settings: Settings, path: Path | None, freeze: bool, folder: Folder) -
         raise SettingsError(f"--snapshot {path}: marketplace begins with a --base, which may be one of its snapshots")
     if path:
         return snapshots.read(path)
-    base = folder.newest() if freeze else None
-    if freeze and base is None:
+    start = folder.newest() if freeze else None
+    if freeze and start is None:
         raise SnapshotError(f"nothing to serve: no snapshot in {folder.path}; name one with --snapshot")
-    return base
+    return start
 
 
 def work(
     broker: Broker,
     settings: Settings,
     folder: Folder,
-    base: Snapshot | None,
+    start: Snapshot | None,
     stop: threading.Event,
     arguments: argparse.Namespace,
 ) -> None:
@@ -127,7 +127,7 @@ def work(
         topics=topics,
         group=group,
         folder=folder,
-        base=base,
+        start=start,
         frozen=arguments.freeze,
         settings=settings,
         heartbeat=worker.heartbeat,

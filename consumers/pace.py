@@ -21,7 +21,7 @@ READING_TIMES, RARELY_SECONDS = 4.0, 60.0
 """But not before so many times what reading has taken since, or so long: a large group would do nothing but read."""
 
 DELETE_SECONDS = 10.0
-"""What a base covers is deleted so long after it was read: who has not read it yet must begin anew."""
+"""What a checkpoint covers is deleted so long after it was read: who has not read it yet must begin anew."""
 
 
 def batch_limit(batch_size: int, seen: int, share: float) -> int:
@@ -61,13 +61,13 @@ class Pace:
 
 
 class Deletion:
-    """When to delete what a base covers, and up to where."""
+    """When to delete what a checkpoint covers, and up to where."""
 
     def __init__(self) -> None:
         self._covered, self._at = 0, math.inf
 
     def due(self, covered: int, now: float) -> int | None:
-        """The offset before which to delete now, if it is time; the newest base covers all before ``covered``."""
+        """The offset before which to delete now, if it is time; the newest checkpoint covers all before ``covered``."""
         found = None
         if now >= self._at:
             found, self._at = self._covered, math.inf

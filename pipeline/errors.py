@@ -5,7 +5,7 @@ MarketstreamError          what was wrong, where, and what to do about it, in on
 ├── DatasetError           a data set that cannot be found, fetched or trusted
 ├── ScenarioError          a scenario file: says file, line and key
 ├── RecordError            an image record that cannot be read: becomes a dead letter
-├── SnapshotError          a snapshot that is damaged or belongs to another run
+├── SnapshotError          a snapshot that is damaged or is of another identity
 ├── RecoveryError          stream and snapshots do not fit together
 ├── SumsError              a record of ``sums`` that is damaged, or was learnt by a learner that differs
 ├── OutOfStepError         a record of ``sums`` that does not follow what was read: begin anew
@@ -59,11 +59,11 @@ class RecoveryError(MarketstreamError):
 
 
 class SumsError(MarketstreamError):
-    """A record of ``sums`` that is damaged, or belongs to another run."""
+    """A record of ``sums`` that is damaged, or is of another group or identity."""
 
 
 class OutOfStepError(MarketstreamError):
-    """A record of ``sums`` that does not fit to what was read before it: begin again, with the newest base."""
+    """A record of ``sums`` that does not fit to what was read before it: begin again, with the newest checkpoint."""
 
 
 class BrokerError(MarketstreamError):

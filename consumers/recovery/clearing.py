@@ -194,7 +194,7 @@ class ClearingRecovery(Recovery):
     def learning(self, own: Snapshot | None, topic_id: str) -> State:
         """As above. Raises SumsError if learners that are at work have another identity."""
         self.broker.ensure_topics([Topic(self.topics.sums(self.group).topic, 1)])
-        came_from = own.base if own else self.base.digest if self.base else ""
+        came_from = own.base if own else self.start.digest if self.start else ""
         log_identity = LogIdentity(self.group, topic_id, self.identity, came_from, self.filters.width)
         if self.broker.shares_groups:
             return self._from_group_log(log_identity)
@@ -243,7 +243,7 @@ class ClearingRecovery(Recovery):
 
     def _beginning(self) -> Snapshot | None:
         """The model to begin with, without what was retracted from it in another group."""
-        return replace(self.base, sums_position=0, retracted=frozenset()) if self.base else None
+        return replace(self.start, sums_position=0, retracted=frozenset()) if self.start else None
 
     def _made(self, log_identity: LogIdentity, learner: Clearing, owner: Owner) -> ClearingState:
         sums = self.topics.sums(self.group)

@@ -164,7 +164,7 @@ class Serving(State):
 class Recovery(ABC):
     """Rebuilds the state of a group.
 
-    A frozen group does not learn: it serves ``base`` as it is. Otherwise ``base`` is the model to begin with.
+    A frozen group does not learn: it serves ``start`` as it is. Otherwise ``start`` is the model to begin with.
     ``heartbeat`` is called while this takes its time.
     """
 
@@ -172,7 +172,7 @@ class Recovery(ABC):
     topics: Topics
     group: str
     folder: Folder
-    base: Snapshot | None
+    start: Snapshot | None
     frozen: bool
     settings: Settings
     heartbeat: Callable[[], None]
@@ -200,8 +200,8 @@ class Recovery(ABC):
         Raises SnapshotError for a snapshot of another identity, SumsError if learners that are at work have another
         one, RecoveryError if stream and snapshot do not fit together; all say what differs and what to do.
         """
-        if self.base:
-            self._check_identity(self.base, f"the model to {'serve' if self.frozen else 'begin with'}")
+        if self.start:
+            self._check_identity(self.start, f"the model to {'serve' if self.frozen else 'begin with'}")
         topic_id = self.broker.topic_id(self.topics.images)
         if self.frozen:
             return self._frozen(topic_id)
@@ -236,13 +236,13 @@ class Recovery(ABC):
                     state.scores.add([(served["label"], served["predicted"])])
 
     def _frozen(self, topic_id: str) -> State:
-        assert self.base, "a frozen group has something to serve"
+        assert self.start, "a frozen group has something to serve"
         return Serving(
-            learner=self.serving(self.base),
-            owner=ServingOwner(self.group, self.base.clock if self.base.topic_id == topic_id else {}),
+            learner=self.serving(self.start),
+            owner=ServingOwner(self.group, self.start.clock if self.start.topic_id == topic_id else {}),
             log=BrokerLog(self.broker, self.topics, self.group),
             scores=Scores(self.settings.window),
-            model=self.base.digest,
+            model=self.start.digest,
         )
 
     def _check_identity(self, snapshot: Snapshot, which: str) -> None:
@@ -254,7 +254,7 @@ class Recovery(ABC):
 
     def _check_own(self, own: Snapshot, topic_id: str) -> None:
         self._check_identity(own, f"the newest snapshot in {self.folder.path}")
-        if self.base and self.base.digest != own.base:
+        if self.start and self.start.digest != own.base:
             raise SnapshotError(
                 f"group {self.group} has snapshots in {self.folder.path} that did not begin with that model: "
                 "choose another --group to begin anew, or leave --snapshot away to go on"

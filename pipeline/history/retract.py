@@ -71,7 +71,7 @@ class LearntGroup:
     name: str
     folder: Folder
 
-    def run(self) -> LogIdentity:
+    def log_identity(self) -> LogIdentity:
         """What its learners agree on. Raises SnapshotError if it has learnt nothing that could be taken back."""
         for message in self._sums():
             return log_identity_of(message)
@@ -130,14 +130,14 @@ class LearntGroup:
 
     def take_back(self, producer: Producer, found: Found) -> str:
         """Write the retraction; its id. Raises SnapshotError if this program has other features."""
-        run, id = self.run(), uuid.uuid4().hex
-        learner = learner_of(Snapshot(Sums.zero(run.width), run.identity))
+        log, id = self.log_identity(), uuid.uuid4().hex
+        learner = learner_of(Snapshot(Sums.zero(log.width), log.identity))
         offsets = by_partition((m.partition, m.offset) for m in found.messages)
         clock = {partition: max(some) + 1 for partition, some in offsets.items()}
         retraction = Retraction(id, clock, LooseSums(sums_of(learner, found.messages)))
         entry = {"v": SCHEMA, "group": self.name, "id": id, "images": {str(p): some for p, some in offsets.items()}}
         with producer.transaction() as transaction:
-            transaction.produce(encode(self.topics.sums(self.name).topic, run, retraction))
+            transaction.produce(encode(self.topics.sums(self.name).topic, log, retraction))
             transaction.produce([Record(self.topics.updates, orjson.dumps(entry), _key(self.name))])
         return id
 
