@@ -23,7 +23,7 @@ from rich.console import Console
 from consumers.display import Display, class_table, summary
 from consumers.recovery.clearing import ClearingRecovery
 from consumers.recovery.marketplace import MarketplaceRecovery
-from consumers.recovery.state import State
+from consumers.recovery.state import Recovery, State
 from consumers.worker import Worker
 from pipeline import cli
 from pipeline.broker import Broker, connect
@@ -78,11 +78,36 @@ def main(command_line: Sequence[str] | None = None) -> int:
     folder = Folder.of(settings)
     start = _start(settings, arguments.snapshot, arguments.freeze, folder)
     with cli.stop_on_signals(cli.PATIENCE) as stop, closing(connect(settings.broker, settings)) as broker:
-        work(broker, settings, folder, start, stop, arguments)
+        topics = Topics(settings.topic_prefix)
+        broker.ensure_topics([topics.source(settings), *topics.results()])
+        group = settings.group + ("-frozen" if arguments.freeze else "")
+        metrics = Metrics(CollectorRegistry())
+        worker = Worker(
+            broker,
+            topics,
+            transactional_id=_transactional_id(broker, topics, group),
+            metrics=metrics,
+            folder=None if arguments.freeze else folder,
+            settings=settings,
+        )
+        recovery = (ClearingRecovery if settings.learner == "clearing" else MarketplaceRecovery)(
+            broker=broker,
+            topics=topics,
+            group=group,
+            folder=folder,
+            start=start,
+            frozen=arguments.freeze,
+            settings=settings,
+            heartbeat=worker.heartbeat,
+        )
+        display = Display(worker)
+        if work(worker, recovery, metrics, display, stop, arguments.images):
+            report(worker, group, display, arguments.json)
     return 0
 
 
 def _start(settings: Settings, path: Path | None, freeze: bool, folder: Folder) -> Snapshot | None:
+    """The model to begin with, or to serve. Raises SettingsError, SnapshotError."""
     if settings.base and settings.learner == "clearing":
         raise SettingsError(
             f"--base {settings.base}: clearing begins with a --snapshot; --base is for --learner marketplace"
@@ -98,41 +123,13 @@ def _start(settings: Settings, path: Path | None, freeze: bool, folder: Folder) 
 
 
 def work(
-    broker: Broker,
-    settings: Settings,
-    folder: Folder,
-    start: Snapshot | None,
-    stop: threading.Event,
-    arguments: argparse.Namespace,
-) -> None:
-    """Join the group, recover and work until told to stop, then say how it went.
+    worker: Worker, recovery: Recovery, metrics: Metrics, display: Display, stop: threading.Event, most: int | None
+) -> bool:
+    """Join the group, recover and work until told to stop; False if that came while the broker was out of reach.
 
     Trouble with the broker ends a session. The next one begins after a wait, each time a longer one.
     """
-    topics = Topics(settings.topic_prefix)
-    broker.ensure_topics([topics.source(settings), *topics.results()])
-    group = settings.group + ("-frozen" if arguments.freeze else "")
-    metrics = Metrics(CollectorRegistry())
-    worker = Worker(
-        broker,
-        topics,
-        transactional_id=_transactional_id(broker, topics, group),
-        metrics=metrics,
-        folder=None if arguments.freeze else folder,
-        settings=settings,
-    )
-    kind = ClearingRecovery if settings.learner == "clearing" else MarketplaceRecovery
-    recovery = kind(
-        broker=broker,
-        topics=topics,
-        group=group,
-        folder=folder,
-        start=start,
-        frozen=arguments.freeze,
-        settings=settings,
-        heartbeat=worker.heartbeat,
-    )
-    display = Display(worker)
+    settings = recovery.settings
     state: State | None = None
     lost: State | None = None  # out of step with what others have published
     newcomer, delay = True, SHORTEST_WAIT
@@ -151,8 +148,8 @@ def work(
                         metrics.watch(worker)
                         shown.enter_context(display.shown())
                         newcomer = False
-                    worker.run(stop, arguments.images, display.update)
-                break
+                    worker.run(stop, most, display.update)
+                return True
             except tuple(TROUBLES) as error:
                 metrics.broker_errors.labels(TROUBLES[type(error)]).inc()
                 delay = SHORTEST_WAIT if time.monotonic() - begun > LONGEST_WAIT else min(2 * delay, LONGEST_WAIT)
@@ -162,10 +159,9 @@ def work(
                     state, lost = None, state
             if stop.wait(delay):
                 log.warning("stopped while the broker was out of reach")
-                return
+                return False
             worker.heartbeat()
             metrics.reconnects.inc()
-    report(worker, group, display, arguments.json)
 
 
 def _transactional_id(broker: Broker, topics: Topics, group: str) -> str:
