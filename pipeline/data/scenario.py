@@ -94,7 +94,7 @@ class _Reader:
         return None if node is None else self._plain(node, (), node.start_mark.line + 1)
 
     def _check_depth(self, text: str) -> None:
-        """Composing is recursive, and how deep that may go is for others to say: imports raise Python's limit."""
+        """Composing is recursive. Python's limit does not protect it: some libraries raise that when they are imported."""
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

@@ -138,7 +138,7 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
         records = sum(span.end - span.first for span in spans.values())
         with _bar(f"verifying {name_of(path)}", records) as progress:
             gone = _gone(broker, settings, snapshot.retracted - begin.retracted)
-            found = verify.settled(broker, begin, spans, progress, gone).digest
+            found = verify.settle_spans(broker, begin, spans, progress, gone).digest
     same = found == snapshot.digest
     if arguments.json:
         result = {"same": same, "file": str(path), "digest": snapshot.digest, "topic_digest": found}

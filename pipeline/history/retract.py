@@ -38,7 +38,7 @@ Offsets = dict[int, list[int]]
 
 @dataclass(frozen=True)
 class Choice:
-    """Which images: those that all of these hold for which are not None. ``begin`` and ``end`` in milliseconds."""
+    """Which images are meant: those that match every field that is not None. ``begin`` and ``end`` are milliseconds."""
 
     id: str | None = None
     label: str | None = None
@@ -55,7 +55,7 @@ class Choice:
 
 @dataclass
 class Found:
-    """Images that a choice is of: ``messages`` can be taken back, ``later`` many were not published yet."""
+    """The images of a choice. ``messages`` can be taken back; ``later`` counts those that were not published yet."""
 
     messages: list[Message] = field(default_factory=list)
     classes: Counter[str] = field(default_factory=Counter)
@@ -64,7 +64,7 @@ class Found:
 
 @dataclass(frozen=True)
 class LearntGroup:
-    """A group of learners, as far as it can be told from outside."""
+    """A group of learners, as an operator sees it from outside."""
 
     broker: Broker
     topics: Topics
@@ -125,7 +125,7 @@ class LearntGroup:
         return found
 
     def producer(self) -> Producer:
-        """Two that take back at the same time would take the same images back twice: the later one fences the other."""
+        """The group's own: of two operators who take back at once, the later one fences the other."""
         return self.broker.producer(f"{self.topics.images}.{self.name}.retract")
 
     def take_back(self, producer: Producer, found: Found) -> str:

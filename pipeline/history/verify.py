@@ -9,8 +9,7 @@ from pipeline.broker import Broker, Extent, Message, Partition
 from pipeline.errors import RecoveryError, SnapshotError
 from pipeline.history.difference import check_follows
 from pipeline.learners.clearing.sums import Sums
-from pipeline.learners.replay import settle_again
-from pipeline.learners.replay import settled as settled_again
+from pipeline.learners.replay import settle_again, settled
 from pipeline.snapshots import snapshot as snapshots
 from pipeline.snapshots.predict import learner_of
 from pipeline.snapshots.snapshot import Snapshot
@@ -86,7 +85,7 @@ def _check(partition: Partition, span: Extent, held: Extent) -> None:
         )
 
 
-def settled(
+def settle_spans(
     broker: Broker,
     begin: Snapshot,
     parts: Mapping[Partition, Extent],
@@ -104,7 +103,7 @@ def settled(
         kept = (message for message in messages if (partition.number, message.offset) not in gone)
         settle_again(learner, kept, SIZE, progress)
         before = [offset for number, offset in gone if number == partition.number and offset < span.first]
-        for _, update in settled_again(learner, _one_by_one(broker, partition, before), SIZE):
+        for _, update in settled(learner, _one_by_one(broker, partition, before), SIZE):
             learner.remove(update)
     return replace(begin, model=learner.sums())
 

@@ -37,7 +37,7 @@ class Topics:
         return self.prefix + "dead-letters"
 
     def sums(self, group: str) -> Partition:
-        """Where a group publishes: a topic of its own, since what lies below a base is deleted."""
+        """Where a group publishes. It is a topic of its own, since records before a checkpoint are deleted."""
         return Partition(f"{self.prefix}sums-{group}", 0)
 
     def source(self, settings: Settings) -> Topic:
