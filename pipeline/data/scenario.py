@@ -94,7 +94,7 @@ class _Reader:
         return None if node is None else self._plain(node, (), node.start_mark.line + 1)
 
     def _check_depth(self, text: str) -> None:
-        """Composing is recursive. Python's limit does not protect it: some libraries raise that when they are imported."""
+        """Composing is recursive, and Python's own limit is no help: some libraries raise it when imported."""
         depth = 0
         for event in yaml.parse(text, yaml.SafeLoader):
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
