@@ -26,8 +26,7 @@ from hypothesis import strategies as st
 
 from pipeline.data import packages
 from pipeline.data.datasets import CATALOGUE, CLASSES, DIGITS, FASHION, Name, load
-from pipeline.data.download import SourceError
-from pipeline.data.sources import Catalogue, File, Package, idx_header
+from pipeline.data.fetch import Catalogue, File, Package, SourceError, idx_header
 from pipeline.errors import DatasetError
 from pipeline.settings import Settings
 from pipeline.settings import load as load_settings
