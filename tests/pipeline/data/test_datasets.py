@@ -365,6 +365,12 @@ def test_a_pickle_that_names_anything_but_arrays_is_refused() -> None:
             packages.unpickle(BytesIO(pickle.dumps(value, protocol=2)))
 
 
+def test_a_pickle_of_arrays_from_an_old_numpy_is_read() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    old = pickle.dumps((values, values), protocol=3).replace(b"numpy._core", b"numpy.core")
+    assert [array.tolist() for array in packages.unpickle(BytesIO(old))] == [values.tolist()] * 2
+
+
 # writing
 
 
@@ -394,6 +400,19 @@ def test_a_kill_while_writing_leaves_no_file_and_the_next_run_goes_well(
     assert subprocess.run(arguments, timeout=60).returncode == -signal.SIGKILL
     assert not (settings.cache / "mnist" / IMAGES.name).exists()
     assert len(load("mnist", "train", settings, catalogue=catalogue(servers[0].url)).images) == 5
+    assert cached(settings) == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
+
+
+def test_processes_that_fetch_at_once_ask_once_for_each_file(settings: Settings, servers: list[Server]) -> None:
+    servers[0].serve(MNIST)
+    script = (
+        "import sys; from tests.pipeline.data.test_datasets import catalogue, load, load_settings\n"
+        "load('mnist', 'train', load_settings({'cache': sys.argv[1]}), catalogue=catalogue(sys.argv[2]))"
+    )
+    arguments = [sys.executable, "-c", script, str(settings.cache), servers[0].url]
+    processes = [subprocess.Popen(arguments) for _ in range(2)]
+    assert [process.wait(60) for process in processes] == [0, 0]
+    assert len(servers[0].asked) == 2
     assert cached(settings) == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
 
 
