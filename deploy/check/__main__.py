@@ -25,7 +25,7 @@ from deploy.check.stack import ROOT, Stack, free_ports
 from deploy.local.kafka import KafkaUnavailableError
 from pipeline import cli
 from pipeline.data.datasets import CATALOGUE
-from pipeline.data.sources import Search
+from pipeline.data.fetch import Search
 from pipeline.settings import Settings
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from pipeline.data.download import SourceError
+from pipeline.data.fetch import SourceError
 from pipeline.data.packages import debian
 from pipeline.errors import MarketstreamError
 

@@ -26,53 +26,28 @@ from rich.table import Column, Table
 
 from pipeline import cli
 from pipeline.data import packages
-from pipeline.data.sources import Catalogue, File, Found, Kind, Name, Package, Part, Search
+from pipeline.data.fetch import Catalogue, File, Found, Name, Package, Part, Search
 from pipeline.settings import Settings
 
 __all__ = ["CATALOGUE", "CLASSES", "DIGITS", "FASHION", "Name", "Part", "Split", "load"]
 
 DIGITS = tuple("0123456789")
-FASHION = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+FASHION = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot")
 CLASSES = DIGITS + FASHION
 
-_PARTS: tuple[tuple[Part, Kind, int], ...] = (
-    ("train", "images", 60_000),
-    ("train", "labels", 60_000),
-    ("test", "images", 10_000),
-    ("test", "labels", 10_000),
+_FILES = (
+    File("mnist", "train", "images", 60000, "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+    File("mnist", "train", "labels", 60000, "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+    File("mnist", "test", "images", 10000, "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+    File("mnist", "test", "labels", 10000, "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+    File("fashion-mnist", "train", "images", 60000, "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+    File("fashion-mnist", "train", "labels", 60000, "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+    File("fashion-mnist", "test", "images", 10000, "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+    File("fashion-mnist", "test", "labels", 10000, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 )
-_SHA256: dict[Name, tuple[str, ...]] = {
-    "mnist": (
-        "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    ),
-    "fashion-mnist": (
-        "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    ),
-}
 
 CATALOGUE = Catalogue(
-    files=tuple(
-        File(dataset, part, kind, count, sha256)
-        for dataset, hashes in _SHA256.items()
-        for (part, kind, count), sha256 in zip(_PARTS, hashes, strict=True)
-    ),
+    files=_FILES,
     system=(Path("/usr/share/datasets"), Path("/usr/local/share/datasets")),
     mirrors={
         "mnist": (
@@ -143,13 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rows = [(file, found.route, found.path) for file in CATALOGUE.files for found in [search.find(file)]]
     if options.json:
         files = [
-            {
-                "dataset": file.dataset,
-                "file": file.name,
-                "sha256": file.sha256,
-                "found": route,
-                "path": str(path),
-            }
+            {"dataset": file.dataset, "file": file.name, "sha256": file.sha256, "found": route, "path": str(path)}
             for file, route, path in rows
         ]
         print(orjson.dumps({"files": files}).decode())

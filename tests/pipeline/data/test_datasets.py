@@ -22,12 +22,12 @@ import numpy as np
 import orjson
 import pytest
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.data import packages
 from pipeline.data.datasets import CATALOGUE, CLASSES, DIGITS, FASHION, Name, load
-from pipeline.data.download import SourceError
-from pipeline.data.sources import Catalogue, File, Package, idx_header
+from pipeline.data.fetch import Catalogue, File, Package, SourceError, idx_header
 from pipeline.errors import DatasetError
 from pipeline.settings import Settings
 from pipeline.settings import load as load_settings
@@ -170,6 +170,14 @@ def test_an_explicit_directory_may_be_flat_or_not_and_gzip_or_not(tmp_path: Path
     assert split.images.tobytes() == MNIST[IMAGES][16:]
 
 
+def test_a_gzip_file_of_several_members_is_read(tmp_path: Path) -> None:
+    put(tmp_path / "mnist", MNIST)
+    halves = MNIST[IMAGES][:999], MNIST[IMAGES][999:]
+    (tmp_path / "mnist" / IMAGES.name).write_bytes(b"".join(map(gzip.compress, halves)))
+    split = load("mnist", "train", load_settings({"data": tmp_path}), catalogue=catalogue())
+    assert split.images.tobytes() == MNIST[IMAGES][16:]
+
+
 def test_flat_files_of_one_data_set_are_not_taken_for_those_of_the_other(tmp_path: Path) -> None:
     put(tmp_path, MNIST)
     put(tmp_path / "fashion-mnist", FASHION_MNIST)
@@ -204,6 +212,7 @@ def test_a_wrong_file_is_refused_with_its_name_both_hashes_and_what_to_do(tmp_pa
     assert "\n" not in text
 
 
+@hypothesis_settings(deadline=None)
 @given(st.data())
 def test_no_damage_to_a_file_gets_past_the_check(data: st.DataObject) -> None:
     right, zipped = MNIST[IMAGES], data.draw(st.booleans())
@@ -366,6 +375,12 @@ def test_a_pickle_that_names_anything_but_arrays_is_refused() -> None:
             packages.unpickle(BytesIO(pickle.dumps(value, protocol=2)))
 
 
+def test_a_pickle_of_arrays_from_an_old_numpy_is_read() -> None:
+    values = np.arange(6, dtype=np.float32).reshape(2, 3)
+    old = pickle.dumps((values, values), protocol=3).replace(b"numpy._core", b"numpy.core")
+    assert [array.tolist() for array in packages.unpickle(BytesIO(old))] == [values.tolist()] * 2
+
+
 # writing
 
 
@@ -395,6 +410,29 @@ def test_a_kill_while_writing_leaves_no_file_and_the_next_run_goes_well(
     assert subprocess.run(arguments, timeout=60).returncode == -signal.SIGKILL
     assert not (settings.cache / "mnist" / IMAGES.name).exists()
     assert len(load("mnist", "train", settings, catalogue=catalogue(servers[0].url)).images) == 5
+    assert cached(settings) == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
+
+
+def test_processes_that_fetch_at_once_ask_once_for_each_file(settings: Settings, servers: list[Server]) -> None:
+    servers[0].serve(MNIST)
+    servers[0].silent = True
+    script = (
+        "import sys; from filelock import FileLock\n"
+        "from tests.pipeline.data.test_datasets import catalogue, load, load_settings\n"
+        "acquire = FileLock.acquire\n"
+        "FileLock.acquire = lambda *rest, **named: print('at the lock', flush=True) or acquire(*rest, **named)\n"
+        "source = catalogue(sys.argv[2], patience=60)\n"
+        "load('mnist', 'train', load_settings({'cache': sys.argv[1]}), catalogue=source)"
+    )
+    arguments = [sys.executable, "-c", script, str(settings.cache), servers[0].url]
+    processes = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.stdout.readline() for process in processes if process.stdout is not None]
+    servers[0].stop.set()  # the mirror answers, now that both want what none has
+    for process in processes:
+        process.communicate(timeout=60)
+    assert said == ["at the lock\n"] * 2
+    assert [process.returncode for process in processes] == [0, 0]
+    assert len(servers[0].asked) == 2
     assert cached(settings) == ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
 
 
