@@ -10,11 +10,10 @@ import pytest
 from kafka import KafkaAdminClient, TopicPartition
 from kafka.consumer import group
 
-from pipeline.broker import Broker, Consumer, Member, Message, Partition, Position, Producer, Record, connect
-from pipeline.broker.kafka.producer import KafkaProducer
+from pipeline.broker import Broker, Consumer, Member, Message, Partition, Position, Record, connect
 from pipeline.errors import FencedError, OutcomeUnknownError, TopicError
 from pipeline.settings import Settings
-from tests.kafka.stream import everything, write
+from tests.kafka.stream import everything, flush, write
 from tests.pipeline.broker.conftest import make_topic
 from tests.pipeline.broker.process import poll
 
@@ -26,12 +25,6 @@ class OopsError(Exception):
 
 
 # Transactions
-
-
-def flush(producer: Producer) -> None:
-    """Have everything in the broker's hands, which else is so at the end of a transaction only."""
-    assert isinstance(producer, KafkaProducer)
-    producer._client.flush()
 
 
 def abort(broker: Broker, topic: str, count: int) -> None:

@@ -9,10 +9,9 @@ from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, TypeVar
 
-from kafka import KafkaAdminClient, errors
+from kafka import IsolationLevel, KafkaAdminClient, errors
 from kafka import KafkaConsumer as Client
 from kafka.admin import OffsetSpec, TransactionState
-from kafka.protocol.consumer import IsolationLevel
 
 from pipeline.broker.kafka.connection import ANSWER_SECONDS, ATTEMPT_SECONDS, Connection
 from pipeline.broker.kafka.consumer import READING, KafkaConsumer, place
@@ -129,7 +128,7 @@ class KafkaBroker:
     def tail(self, partition: Partition, start: int) -> KafkaTail:
         """Read a partition from ``start`` on. Raises TopicError."""
         self._check(partition)
-        return self._made(KafkaTail(self._connection, partition, start, ATTEMPT_SECONDS))
+        return self._made(KafkaTail(self._connection, partition, start=start, patience=ATTEMPT_SECONDS))
 
     def delete_before(self, partition: Partition, offset: int) -> None:
         """Remove records before ``offset``. Raises TopicError."""
@@ -143,20 +142,27 @@ class KafkaBroker:
         return self._made(
             KafkaProducer(
                 self._connection,
-                transactional_id,
-                self._partitions,
-                self._is_pending,
-                settings.record_bytes,
-                settings.session_timeout,
-                ATTEMPT_SECONDS,
+                transactional_id=transactional_id,
+                partitions=self._partitions,
+                pending=self._is_pending,
+                record_bytes=settings.record_bytes,
+                transaction_seconds=settings.session_timeout,
+                patience=ATTEMPT_SECONDS,
             )
         )
 
     def consumer(self, group: str, topic: str) -> KafkaConsumer:
         """A new member of a group. Raises TopicError."""
         self._partitions(topic)
-        timeout = self._settings.session_timeout
-        return self._made(KafkaConsumer(self._connection, group, topic, timeout, ATTEMPT_SECONDS))
+        return self._made(
+            KafkaConsumer(
+                self._connection,
+                group=group,
+                topic=topic,
+                session_timeout=self._settings.session_timeout,
+                patience=ATTEMPT_SECONDS,
+            )
+        )
 
     def close(self) -> None:
         """Close this connection, and the producers and consumers that came from it."""
@@ -236,7 +242,7 @@ class KafkaBroker:
 
     def _read(self, partition: Partition, position: int, stop: int) -> Iterator[Message]:
         heard = time.monotonic()
-        with closing(KafkaTail(self._connection, partition, position, ATTEMPT_SECONDS)) as tail:
+        with closing(KafkaTail(self._connection, partition, start=position, patience=ATTEMPT_SECONDS)) as tail:
             while position < stop:
                 messages = tail.poll(POLL_SECONDS)
                 yield from (message for message in messages if message.offset < stop)

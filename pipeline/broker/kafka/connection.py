@@ -8,9 +8,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from kafka import errors
-from kafka.net.compat import KafkaNetClient
-from kafka.net.transport import KafkaSSLTransport, KafkaTCPTransport
 
+from pipeline.broker.kafka import patches
 from pipeline.errors import (
     BrokerBusyError,
     BrokerError,
@@ -79,46 +78,6 @@ _TRANSLATIONS: list[tuple[tuple[type[errors.KafkaError], ...], type[BrokerError]
 """The library's errors, ours, and what to do about them: the first that fits."""
 
 
-class _Reasons(logging.Handler):
-    """Keeps why the last connection failed: the library tells its log, and raises a time-out.
-
-    The rest of what it logs comes to us as exceptions as well; on a terminal it would bury our own lines.
-    """
-
-    last = refused = ""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.getMessage()
-        if "connection to" in text and "failed: " in text:
-            self.last = text.partition("failed: ")[2]
-            if "Authentication" in self.last:  # a broker that refuses a login may hang up before it says so
-                self.refused = self.last
-
-
-_reasons = _Reasons(logging.WARNING)
-_library = logging.getLogger("kafka")
-_library.addHandler(_reasons)
-_library.propagate = False
-
-
-def _mended(receive: Callable[[Any], tuple[bytes, Exception | None]]) -> Callable[[Any], tuple[bytes, object]]:
-    """Of bytes and the end of a connection that came together, the bytes first: the next call finds the end again.
-
-    The library drops such bytes. A broker that refuses a login says so and hangs up at once, so that where the client
-    is slow nobody would ever know why.
-    """
-
-    def mended(transport: Any) -> tuple[bytes, object]:
-        received, error = receive(transport)
-        return received, None if received else error
-
-    return mended
-
-
-for _transport in (KafkaTCPTransport, KafkaSSLTransport):
-    _transport._sock_recv = _mended(_transport._sock_recv)
-
-
 class Connection:
     """The addresses in ``kafka://HOST:PORT[,HOST:PORT...]``, and how to log in there.
 
@@ -160,16 +119,18 @@ class Connection:
         answers, BrokerError if the login is refused.
         """
         deadline, wait = time.monotonic() + patience, SHORTEST_WAIT
-        _reasons.refused = ""
+        patches.failures.refused = ""
         while True:
+            patches.failures.last = ""
             try:
                 with self.translating("connecting"):
-                    return self._attempt(kind, configs)
+                    milliseconds = int(1000 * ATTEMPT_SECONDS)
+                    return patches.make_client(kind, bootstrap_timeout_ms=milliseconds, **self._configs, **configs)
             except BrokerBusyError:
-                reason = _reasons.last or "no answer"
-            if _reasons.refused:
+                reason = patches.failures.last or "no answer"
+            if refused := patches.failures.refused:
                 raise BrokerError(
-                    f"{self.url}: the login was refused ({_reasons.refused}); check user name, password, mechanism"
+                    f"{self.url}: the login was refused ({refused}); check user name, password, mechanism"
                 )
             if time.monotonic() + wait > deadline:
                 raise BrokerBusyError(
@@ -180,22 +141,6 @@ class Connection:
             log.warning("%s does not answer (%s); trying again in %.1f s", self.url, reason, wait)
             time.sleep(wait)
             wait = min(2 * wait, LONGEST_WAIT)
-
-    def _attempt(self, kind: Any, configs: dict[str, object]) -> Any:
-        made: list[KafkaNetClient] = []
-
-        def network(**given: object) -> KafkaNetClient:
-            made.append(KafkaNetClient(**given))
-            return made[0]
-
-        _reasons.last = ""
-        milliseconds = int(1000 * ATTEMPT_SECONDS)
-        try:
-            return kind(kafka_client=network, bootstrap_timeout_ms=milliseconds, **self._configs, **configs)
-        except BaseException:
-            for client in made:  # its constructor leaves the thread running
-                client.close()
-            raise
 
     def ask(self, doing: str, question: Callable[[], Answer]) -> Answer:
         """The answer to a question that may be asked again: so it is, while brokers come and go.

@@ -1,15 +1,13 @@
 """The consumer on Kafka: a member of a group, whose membership changes inside ``poll`` and nowhere else."""
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from kafka import KafkaConsumer as Client
-from kafka import errors
-from kafka.consumer.fetcher import Fetcher
-from kafka.coordinator.assignors.cooperative_sticky import CooperativeStickyAssignor
-from kafka.structs import MemberState, TopicPartition
+from kafka import TopicPartition, errors
+from kafka.structs import MemberState
 
+from pipeline.broker.kafka import patches
 from pipeline.broker.kafka.connection import ANSWER_SECONDS, Connection
 from pipeline.broker.protocol import Member, Message, Partition
 from pipeline.errors import TopicError
@@ -32,25 +30,6 @@ READING: dict[str, object] = {
     "max_partition_fetch_bytes": 1 << 19,
     "metrics_enabled": False,
 }
-
-_Fetched = tuple[dict[TopicPartition, list[Any]], bool]
-
-
-def _mended(fetch: Callable[..., _Fetched]) -> Callable[..., _Fetched]:
-    """Look again where an answer came while the library looked for one.
-
-    It then takes itself for idle, with the records at hand, and sleeps for 0.1 s: at full speed at every tenth poll.
-    (Where it waits for the answer of another broker just then, it still does, for STEP_SECONDS at most.)
-    """
-
-    def mended(fetcher: Any, *arguments: Any, **named: Any) -> _Fetched:
-        records, idle = fetch(fetcher, *arguments, **named)
-        return fetch(fetcher, *arguments, **named) if idle and fetcher._completed_fetches else (records, idle)
-
-    return mended
-
-
-Fetcher.fetch_records = _mended(Fetcher.fetch_records)
 
 
 def place(partition: Partition) -> TopicPartition:
@@ -79,13 +58,15 @@ def gone(client: Any, error: errors.OffsetOutOfRangeError) -> TopicError:
 class KafkaConsumer:
     """A member of a group, given some partitions of one topic. It joins at once, if the others let it."""
 
-    def __init__(self, connection: Connection, group: str, topic: str, session_timeout: float, patience: float) -> None:
+    def __init__(
+        self, connection: Connection, *, group: str, topic: str, session_timeout: float, patience: float
+    ) -> None:
         self._connection, self._topic, self._group = connection, topic, group
         self._client = connection.make(
             Client,
             patience,
             group_id=group,
-            partition_assignment_strategy=[CooperativeStickyAssignor],
+            partition_assignment_strategy=patches.ASSIGNORS,
             session_timeout_ms=int(1000 * session_timeout),
             heartbeat_interval_ms=int(100 * session_timeout),
             max_poll_interval_ms=int(1000 * LONGEST_PAUSE),
@@ -113,8 +94,7 @@ class KafkaConsumer:
 
     @property
     def rebalancing(self) -> bool:
-        # The public state says so only when it is too late to commit.
-        return bool(self._client._coordinator.need_rejoin())
+        return patches.is_rebalancing(self._client)
 
     def poll(self, max_records: int, timeout: float) -> list[Message]:
         """As in the protocol. Without a broker it waits for one, as if there were no records; ``lag`` tells."""

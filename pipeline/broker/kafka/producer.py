@@ -4,13 +4,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
+from kafka import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition, errors
 from kafka import KafkaProducer as Client
-from kafka import errors
-from kafka.structs import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition
 
+from pipeline.broker.kafka import patches
 from pipeline.broker.kafka.connection import ANSWER_SECONDS, Connection
 from pipeline.broker.protocol import Member, Partition, Position, Record
 from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError, RecordTooLargeError, TopicError
@@ -33,21 +32,6 @@ def largest_batch(record_bytes: int) -> int:
     return max(record_bytes, BATCH_BYTES) + (1 << 16)
 
 
-@contextmanager
-def _asleep(sender: Any) -> Iterator[None]:
-    """Wake the library's thread once, at the end.
-
-    Where more than one batch waits, the library wakes it at every record: a system call and a change of threads that
-    take longer than the record itself.
-    """
-    sender.wakeup = lambda: None
-    try:
-        yield
-    finally:
-        del sender.wakeup
-        sender.wakeup()
-
-
 class KafkaTransaction:
     """An open transaction. Sends as it goes; readers of committed records don't see it."""
 
@@ -63,10 +47,12 @@ class KafkaTransaction:
         checked = [(record, self._place(record)) for record in records]
         for topic in {record.topic for record, _ in checked}:
             self._client.partitions_for(topic)  # or the first record would wait, for a thread that sleeps
-        with _asleep(self._client._sender):
+        with patches.waking_once(self._client):
             for record, partition in checked:
                 headers = list(record.headers)
-                self.sent.append(self._client.send(record.topic, record.value, record.key, headers, partition))
+                self.sent.append(
+                    self._client.send(record.topic, record.value, key=record.key, headers=headers, partition=partition)
+                )
 
     def commit_offsets(self, member: Member, positions: Mapping[Partition, Position]) -> None:
         """Move the group's positions with the transaction. Raises TopicError.
@@ -117,6 +103,7 @@ class KafkaProducer:
     def __init__(
         self,
         connection: Connection,
+        *,
         transactional_id: str,
         partitions: Callable[[str], int],
         pending: Callable[[str], bool],
@@ -144,10 +131,7 @@ class KafkaProducer:
             compression_type=COMPRESSION,
             metrics_enabled=False,
         )
-        # Where a batch is refused because a newer producer has the transactional id, the library would take the id
-        # back ("bump the epoch") and fence the newer one. Without that, the older one fails, as it must.
-        self._manager = self._client._transaction_manager
-        self._manager._supports_epoch_bump = lambda: False
+        patches.let_newer_producers_win(self._client)
         try:
             with connection.translating(f"transactional id {transactional_id!r}"):
                 self._client.init_transactions()
@@ -173,24 +157,20 @@ class KafkaProducer:
         self._finish(transaction)
 
     def close(self) -> None:
-        try:
-            self._client.close(timeout=CLOSE_SECONDS)
-        except errors.KafkaTimeoutError:  # not all could be sent
-            self._client._sender.force_close()
-            self._client.close(timeout=CLOSE_SECONDS)
+        patches.close_producer(self._client, CLOSE_SECONDS)
 
     def _finish(self, transaction: KafkaTransaction) -> None:
         with self._step():
             for member, offsets in transaction.positions.items():
                 metadata = ConsumerGroupMetadata(member.group, member.generation, member.name)
-                self._await(partial(self._manager.send_offsets_to_transaction, offsets, metadata), ANSWER_SECONDS)
+                patches.send_offsets(self._client, offsets, metadata, ANSWER_SECONDS)
             self._client.flush(ANSWER_SECONDS)
             for future in transaction.sent:
                 if future.failed():
                     raise future.exception
         began = time.monotonic()
         try:
-            self._await(self._manager.begin_commit, ANSWER_SECONDS)
+            patches.commit(self._client, ANSWER_SECONDS)
             self._await_settled(ANSWER_SECONDS)
         except errors.KafkaError as error:
             raise self._give_up(self._commit_error(error, time.monotonic() - began)) from error
@@ -228,8 +208,8 @@ class KafkaProducer:
             raise self._give_up(self._error(error)) from error
 
     def _error(self, error: errors.KafkaError) -> BrokerError:
-        # After the first failure the library only says that there was one.
-        return self._connection.translated(self._manager.last_error or error, f"transactional id {self._id!r}")
+        error = patches.first_error(self._client) or error
+        return self._connection.translated(error, f"transactional id {self._id!r}")
 
     def _give_up(self, error: BrokerError) -> BrokerError:
         self._failed = error
@@ -239,15 +219,8 @@ class KafkaProducer:
     def _abort(self) -> None:
         """Abort, so that no reader has to wait for the broker to do it. It will, where this fails."""
         try:
-            self._await(self._manager.begin_abort, ABORT_SECONDS)
+            patches.abort(self._client, ABORT_SECONDS)
             self._await_settled(ABORT_SECONDS)
         except errors.KafkaError as error:
             self._failed = self._failed or self._error(error)
             log.debug("%s: abort: %s", self._id, error)
-
-    def _await(self, begin: Callable[[], Any], seconds: float) -> None:
-        """What the client's own methods do, but not for ever."""
-        result = begin()
-        self._client._sender.wakeup()
-        if not result.wait(timeout_ms=1000 * seconds):
-            raise errors.KafkaTimeoutError(f"no answer for {seconds:g} s")

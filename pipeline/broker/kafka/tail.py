@@ -11,7 +11,7 @@ from pipeline.broker.protocol import Message, Partition
 class KafkaTail:
     """As in the protocol. The position moves over control records, and over what was aborted, without a message."""
 
-    def __init__(self, connection: Connection, partition: Partition, start: int, patience: float) -> None:
+    def __init__(self, connection: Connection, partition: Partition, *, start: int, patience: float) -> None:
         self._connection, self._partition, self._place = connection, partition, place(partition)
         self._client = connection.make(Client, patience, **READING)
         self._client.assign([self._place])
