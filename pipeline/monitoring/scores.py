@@ -1,4 +1,4 @@
-"""Scores: how well each class was predicted before its label was known, lately and ever."""
+"""Scores tell how well each class was predicted before its label was known, lately and ever."""
 
 import threading
 from collections import Counter, deque
@@ -7,14 +7,25 @@ from dataclasses import dataclass
 from typing import Any
 
 NOTHING = ""
-"""What an image was predicted as before any class was known. Counts as wrong; no class can have this name."""
+"""The prediction of an image that came before any class was known. It is always wrong: no class has this name."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClassScore:
-    """One class.
+    """The scores of one class.
 
-    ``rolling`` is over its last images, ``recent`` many; ``forgetting`` is the best rolling accuracy less this one.
+    Attributes
+    ----------
+    images
+        Its images so far.
+    correct
+        Those of them that were predicted right.
+    rolling
+        Accuracy over its last ``recent`` images, from 0 to 1.
+    forgetting
+        The best accuracy over a full window so far, less the present one. 0 until its window is full.
+    recent
+        Images that ``rolling`` is over: as many as the window holds, or all while there are fewer.
     """
 
     name: str
@@ -26,7 +37,7 @@ class ClassScore:
 
 
 class _Window:
-    """The last ``size`` outcomes of something, and the best share of right ones that a full window has held."""
+    """The last ``size`` outcomes of something, and the most right ones that a full window has held."""
 
     def __init__(self, size: int) -> None:
         self.outcomes: deque[bool] = deque(maxlen=size)
@@ -51,13 +62,13 @@ class _Window:
 
 
 class Scores:
-    """Prequential scores: every image is predicted first, then counted. Safe to read from other threads.
+    """Prequential scores: every image is predicted first and counted then. Any thread may read them.
 
     Parameters
     ----------
     window
-        Images that rolling accuracy looks at, of each class and of all together. Forgetting is 0 until a class has
-        had that many: the best of a handful of images says nothing.
+        Rolling accuracy is over so many last images, of each class and of all classes together. Forgetting stays 0
+        until a class has had so many, because the best of a handful of images says nothing.
     """
 
     def __init__(self, window: int) -> None:
@@ -70,7 +81,7 @@ class Scores:
         self._overall = _Window(window)
 
     def add(self, outcomes: Iterable[tuple[str, str | None]]) -> None:
-        """Count (label, predicted class) of images, in the order of the stream."""
+        """Count images in the order of the stream. Each is a label and the predicted class, or None for no class."""
         with self._lock:
             for label, predicted in outcomes:
                 right = label == predicted
@@ -83,7 +94,7 @@ class Scores:
                 self._windows[label].add(right)
 
     def classes(self) -> list[ClassScore]:
-        """One entry for each class seen, in the order of appearance."""
+        """The scores of every class that was a label, in the order of appearance."""
         with self._lock:
             return [
                 ClassScore(name, self._images[name], self._correct[name], w.accuracy, w.forgetting, len(w.outcomes))
@@ -96,7 +107,7 @@ class Scores:
             return list(dict.fromkeys(name for pair in self._confusion for name in pair if name != NOTHING))
 
     def confusion(self) -> dict[tuple[str, str], int]:
-        """Images by (label, predicted class)."""
+        """How many images had this label and this prediction. NOTHING stands for no prediction."""
         with self._lock:
             return dict(self._confusion)
 
@@ -123,7 +134,7 @@ class Scores:
             return len(self._overall.outcomes)
 
     def state(self) -> dict[str, Any]:
-        """Everything, fit for JSON; ``restored`` makes scores of it."""
+        """All that was counted, fit for JSON. ``restored`` makes scores of it."""
         with self._lock:
             return {
                 "window": self._window,
@@ -134,7 +145,10 @@ class Scores:
 
     @classmethod
     def restored(cls, state: Mapping[str, Any], window: int) -> "Scores":
-        """Scores that go on where ``state`` was taken. Of a window of another size only the newest part is kept."""
+        """Scores that go on where ``state`` was taken.
+
+        Where ``state`` had windows of another size, the outcomes that these held are counted anew.
+        """
         scores = cls(window)
         for label, predicted, count in state["confusion"]:
             scores._confusion[label, predicted] = count

@@ -1,4 +1,4 @@
-"""``/metrics`` for Prometheus and ``/healthz`` for whoever restarts things."""
+"""A small web server: ``/metrics`` for Prometheus, ``/healthz`` for whoever restarts programs."""
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -14,16 +14,35 @@ from pipeline.errors import SettingsError
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """A line for every scrape would drown what matters."""
+        """Say nothing. A line for every scrape would drown the lines that matter."""
 
 
 @contextmanager
 def serving(
     registry: CollectorRegistry, host: str, port: int, healthy: Callable[[], bool], flag: str = "--metrics-port"
 ) -> Iterator[int]:
-    """Serve in a thread for the length of the block; gives the port (a free one for 0).
+    """Serve in a thread of its own until the block ends.
 
-    Raises SettingsError, which names the flag of the port, if the address cannot be listened on.
+    Parameters
+    ----------
+    registry
+        Holds the metrics of ``/metrics``.
+    host, port
+        The address to listen on. Port 0 takes a free port.
+    healthy
+        Whether ``/healthz`` answers 200, and not 503.
+    flag
+        The flag that sets the port. The error names it.
+
+    Yields
+    ------
+    int
+        The port.
+
+    Raises
+    ------
+    SettingsError
+        If it cannot listen on the address.
     """
     metrics = make_wsgi_app(registry)
 
