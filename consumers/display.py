@@ -1,9 +1,11 @@
 """What a person sees of a worker: a live table in a terminal, log lines elsewhere, a summary at the end."""
 
 import logging
+import re
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,16 +24,11 @@ SECONDS_BETWEEN_LINES = 5.0
 
 
 class Display:
-    """Shows how a worker fares; ``update`` is called after every micro-batch."""
+    """Shows how a worker fares, from a thread of its own."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
-        self._begun = self._said = 0.0
-
-    @property
-    def images_per_second(self) -> float:
-        """Records taken a second since the worker began."""
-        return self._worker.records / max(self.seconds, 1e-9)
+        self._begun = 0.0
 
     @property
     def seconds(self) -> float:
@@ -41,28 +38,41 @@ class Display:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show for the length of the block; time counts from here."""
-        self._begun = self._said = time.monotonic()
-        if not sys.stderr.isatty():
-            yield
-            self._line()
-            return
-        console = Console(stderr=True)
-        with Live(get_renderable=self._page, console=console, refresh_per_second=4):
+        self._begun = time.monotonic()
+        with self._table() if sys.stderr.isatty() else self._lines():
             yield
 
-    def update(self) -> None:
-        if time.monotonic() - self._said >= SECONDS_BETWEEN_LINES and not sys.stderr.isatty():
-            self._line()
+    @contextmanager
+    def _table(self) -> Iterator[None]:
+        """A live table. At the end it vanishes where a summary with the same table comes to the same terminal."""
+        page: Callable[[], Group] = self._page
+        with Live(get_renderable=lambda: page(), console=Console(stderr=True), refresh_per_second=4):
+            yield
+            if sys.stdout.isatty():
+                page = Group  # an empty one; Live's own ``transient`` leaves the rows that the terminal has no room for
 
-    def _line(self) -> None:
-        self._said = time.monotonic()
+    @contextmanager
+    def _lines(self) -> Iterator[None]:
+        """A line now and then, and one at the end."""
+        ended = threading.Event()
+        thread = threading.Thread(target=self._say, args=(ended,), name="display")
+        thread.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            thread.join()
+
+    def _say(self, ended: threading.Event) -> None:
+        while not ended.wait(SECONDS_BETWEEN_LINES):
+            log.info("%s", self._status())
         log.info("%s", self._status())
 
     def _status(self) -> str:
         w = self._worker
         return (
             f"{w.scores.images:,} images  rolling accuracy {w.scores.rolling:.3f}  "
-            f"{self.images_per_second:,.0f} images/s  generation {w.generation}  lag {sum(w.lag.values()):,}"
+            f"{w.records / self.seconds:,.0f} images/s  generation {w.generation}  lag {sum(w.lag.values()):,}"
         )
 
     def _page(self) -> Group:
@@ -70,17 +80,23 @@ class Display:
 
 
 def class_table(scores: Scores) -> Table:
-    """A row for each class: seen, rolling accuracy with a bar, accuracy over all, forgetting."""
+    """A row for each class, by name: seen, rolling accuracy with a bar, accuracy over all, forgetting."""
     table = Table()
     table.add_column("class")
     for name in ("seen", "rolling", "", "overall", "forgetting"):
         table.add_column(name, justify="left" if not name else "right", no_wrap=True)
-    for c in scores.classes():
+    for c in sorted(scores.classes(), key=lambda c: natural(c.name)):
         full = round(BAR * c.rolling)
         bar = Text("━" * full, "green") + Text("━" * (BAR - full), "grey37")
         forgetting = f"{c.forgetting:.3f}" if c.forgetting else "–"
         table.add_row(c.name, f"{c.images:,}", f"{c.rolling:.3f}", bar, f"{c.correct / c.images:.3f}", forgetting)
     return table
+
+
+def natural(name: str) -> list[str | int]:
+    """The key that sorts names as a person would: 2 before 10, and capitals among the small letters."""
+    words_and_numbers = re.split(r"(\d+)", name.casefold())
+    return [int(part) if index % 2 else part for index, part in enumerate(words_and_numbers)]
 
 
 def summary(worker: Worker, group: str, seconds: float) -> dict[str, Any]:

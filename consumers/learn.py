@@ -148,7 +148,7 @@ def work(
                         metrics.watch(worker)
                         shown.enter_context(display.shown())
                         newcomer = False
-                    worker.run(stop, most, display.update)
+                    worker.run(stop, most)
                 return True
             except tuple(TROUBLES) as error:
                 metrics.broker_errors.labels(TROUBLES[type(error)]).inc()

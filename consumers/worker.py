@@ -7,7 +7,7 @@ Whenever the group changes, the loop comes to a rest first, and then partitions 
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
@@ -117,11 +117,10 @@ class Worker:
                 self._finish_commit()
             self._assignment.close()
 
-    def run(self, stop: threading.Event, most: int | None, after: Callable[[], None]) -> None:
+    def run(self, stop: threading.Event, most: int | None) -> None:
         """Work until ``stop`` is set or ``most`` records were taken; then publish, and write a snapshot.
 
-        ``after`` is called after every micro-batch. Raises what the broker raises; memory and snapshots then hold
-        nothing that was not committed.
+        Raises what the broker raises; memory and snapshots then hold nothing that was not committed.
         """
         while not stop.is_set():
             try:
@@ -136,9 +135,7 @@ class Worker:
                 self._assignment.after_fencing(error)
                 self._metrics.rebalances.inc()
                 self._take_over(stop)
-            after()
         self._finish()
-        after()
 
     def _turn(self, limit: int, stop: threading.Event) -> None:
         """One micro-batch, from the topic to the open transaction. The one before becomes state on the way.

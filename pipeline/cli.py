@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import TextIO
 
 from pipeline.errors import MarketstreamError
 from pipeline.settings import PREFIX, Settings, load
@@ -67,9 +68,17 @@ def stop_on_signals(patience: float | None = None) -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
+class _Log(logging.StreamHandler[TextIO]):
+    """Writes to what is stderr now. A live table takes that place, and lets lines of the log pass above it."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.setStream(sys.stderr)
+        super().emit(record)
+
+
 def run(main: Callable[[], int]) -> None:
     """Run a program: its result is the exit status; 1 and one line on an expected error, 130 on Ctrl-C."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", handlers=[_Log()])
     try:
         status = main()
         sys.stdout.flush()
