@@ -5,7 +5,8 @@
 A learner with the default settings runs in this process, on an embedded broker of its own. It learns a stream first;
 then a producer sends one image more. From the moment in which a poll returns that image until its prediction is
 committed and the learner's metrics count it, a profile hook notes every file of this project in which a function is
-called, in any thread of this process.
+called, in any thread of this process but the display's: that one looks at the worker every five seconds, whether or
+not an image is on its way.
 """
 
 import os
@@ -42,7 +43,7 @@ class Tracer:
         self._armed = self._open = False
 
     def __call__(self, frame: FrameType, event: str, value: object) -> None:
-        if not self._armed and not self._open:
+        if not (self._armed or self._open) or threading.current_thread().name == "display":
             return
         name = frame.f_code.co_filename
         if not name.startswith(f"{ROOT}{os.sep}") or name == __file__ or "site-packages" in name:
