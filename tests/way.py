@@ -1,6 +1,6 @@
 """One image's way through a learner at work: the files that it passes, in order.
 
-    python -m benchmarks.way
+    python -m tests.way
 
 A learner with the default settings runs in this process, on an embedded broker of its own. It learns a stream first;
 then a producer sends one image more. From the moment in which a poll returns that image until its prediction is
@@ -23,10 +23,8 @@ from io import StringIO
 from pathlib import Path
 from types import FrameType
 
-from benchmarks.report import tell
 from consumers import learn
 from deploy.local.prometheus import free_port
-from pipeline import cli
 from pipeline.broker import connect
 
 ROOT = Path(__file__).parent.parent
@@ -100,8 +98,8 @@ def drive(url: str, port: int, tracer: Tracer) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def main() -> int:
-    as_json = cli.parser("Print the files that one image passes through a learner at work.").parse_args().json
+def traced() -> list[str]:
+    """Run the learner, and the image through it. It needs this process's main thread, for the signal that ends it."""
     with tempfile.TemporaryDirectory() as folder:
         url, port, tracer = f"sqlite:///{folder}/stream.db", free_port(), Tracer()
         driver = threading.Thread(target=drive, args=(url, port, tracer))
@@ -116,10 +114,9 @@ def main() -> int:
             sys.setprofile(None)
             threading.setprofile(None)
         driver.join()
-    lines = "\n".join(f"{place:3} {file}" for place, file in enumerate(tracer.files, 1))
-    tell(as_json, {"files": tracer.files}, f"{lines}\n\n{len(tracer.files)} files")
-    return 0
+    return tracer.files
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    files = traced()
+    print(*(f"{place:3} {file}" for place, file in enumerate(files, 1)), f"\n{len(files)} files", sep="\n")
