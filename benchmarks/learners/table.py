@@ -24,7 +24,7 @@ from pipeline.settings import Settings
 
 @dataclass(frozen=True)
 class Entry:
-    """A learner that can be had by its name.
+    """What the table says about a learner.
 
     Parameters
     ----------
@@ -33,11 +33,11 @@ class Entry:
     features
         What makes its products.
     make
-        A new one, that knows nothing.
+        Makes a new one.
     forward, backward
         Passes through the network for an image that is predicted and learnt from.
     state_bytes
-        Bytes of what one must keep to go on learning, weights included.
+        Bytes that a learner must keep to go on learning, weights included.
     """
 
     about: str
@@ -49,9 +49,9 @@ class Entry:
 
 
 def make(name: str, settings: Settings) -> AnyLearner:
-    """A new learner; ``settings.seed`` moves its features, or its first parameters.
+    """A new learner. ``settings.seed`` moves its features, or its first parameters.
 
-    Raises SettingsError if it is given a base model and cannot begin with one, SnapshotError if that cannot be read.
+    Raises SettingsError if there is a base model and this learner takes none, SnapshotError if it cannot be read.
     """
     if settings.base and not name.startswith("marketplace"):
         raise SettingsError(f"--base {settings.base}: only marketplace begins with a base model, not {name}")
@@ -73,7 +73,7 @@ def _clearing(settings: Settings) -> Clearing:
     return Clearing(_features(settings), Sums.zero(Filters(settings.seed, settings.filters).width))
 
 
-def _paths(name: str, settings: Settings) -> Marketplace:
+def _marketplace(name: str, settings: Settings) -> Marketplace:
     base, terms = beginning(name, settings)
     return Marketplace(base, make_network(base.shape, settings.backend), terms)
 
@@ -98,17 +98,17 @@ def _bytes_of_base(learner: Marketplace) -> int:
 INTEGER, REFERENCE = "integer features", "reference network"
 
 LEARNERS: Mapping[str, Entry] = {
-    "clearing": Entry("the market with a clearing house", INTEGER, _clearing, state_bytes=_bytes_of_sums),
+    "clearing": Entry("exact sums of targets, and a solver", INTEGER, _clearing, state_bytes=_bytes_of_sums),
     "marketplace": Entry(
         "vendors on the outputs of the last spec; the specs before it stay as they were drawn",
         REFERENCE,
-        lambda settings: _paths("marketplace", settings),
+        lambda settings: _marketplace("marketplace", settings),
         state_bytes=_bytes_of_base,
     ),
     "marketplace-published": Entry(
         "vendors of parameters, the articles' continual form",
         REFERENCE,
-        lambda settings: _paths("marketplace-published", settings),
+        lambda settings: _marketplace("marketplace-published", settings),
         state_bytes=_bytes_of_base,
     ),
     "frozen": Entry(
@@ -128,4 +128,4 @@ LEARNERS: Mapping[str, Entry] = {
         "Adam 1e-3, a step for each micro-batch", REFERENCE, lambda settings: _backprop(settings, "adam"), 2, 1
     ),
 }
-"""All of them begin from nothing, but ``marketplace`` where there is a base model."""
+"""All of them begin from nothing, except for ``marketplace`` with a base model."""

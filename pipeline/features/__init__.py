@@ -1,4 +1,4 @@
-"""Features: fixed integer layers from an image to its products; the same bits whatever computes it."""
+"""Features: fixed integer layers from an image to its products. Every backend computes the same bits."""
 
 import glob
 import os
@@ -23,7 +23,7 @@ __all__ = ["Backend", "Features", "Filters", "make", "takes_blas"]
 
 
 def make(filters: Filters, backend: Backend = "auto", batch_size: int = 256) -> Features:
-    """Features that compute ``filters``; tinygrad compiles it for exactly ``batch_size`` images, here and now."""
+    """Features that compute ``filters``. tinygrad compiles them now, for ``batch_size`` images at a time."""
     if takes_blas(backend):
         from pipeline.features.blas import BlasFeatures
 
@@ -34,10 +34,10 @@ def make(filters: Filters, backend: Backend = "auto", batch_size: int = 256) -> 
 
 
 def takes_blas(backend: Backend) -> bool:
-    """Whether BLAS computes: ``auto`` is BLAS where tinygrad would compute on the CPU too.
+    """Whether BLAS computes. ``auto`` takes BLAS where tinygrad would compute on the CPU.
 
-    tinygrad tries its drivers in turn, which takes two seconds. So it is asked only where there may be something to
-    find, or where its variable ``DEV`` names a device.
+    tinygrad tries its drivers in turn, which takes two seconds. So on Linux it is asked only if there is a file of an
+    accelerator, or if its variable ``DEV`` names a device.
     """
     if backend == "auto" and ("DEV" in os.environ or sys.platform != "linux" or any(map(glob.glob, DEVICE_FILES))):
         from pipeline.features.tinygrad import default_device

@@ -1,9 +1,9 @@
-"""The features on a CPU: matrix products in BLAS, without writing an image out 49 times.
+"""The features on a CPU: matrix products in BLAS, without copying every window of an image.
 
-A convolution is usually made a matrix product by copying every window of the image (im2col); the copying then
-costs more than the product. Here only the *rows* of a window are put side by side. Its columns then follow
-each other in memory: a window is one contiguous piece, and every k-th window is a row of a plain matrix.
-At the right edge such windows run into the next row of the image: they are computed and never looked at.
+The usual way to make a convolution a matrix product is to copy every window of the image (im2col). The copying then
+costs more than the product. Here only the *rows* of a window are put side by side. Its columns then follow each other
+in memory. So a window is one contiguous piece, and every k-th window is a row of a plain matrix. At the right edge such
+windows run into the next row of the image: they are computed and never read.
 """
 
 import threading
@@ -25,7 +25,7 @@ PATCH = f.GABOR + 1
 
 
 def _patch_weights(layer_1: NDArray[np.int64]) -> Floats:
-    """Layer 1, shift included, as ``float32[64, 4·26]``: patch, columns first, to the outputs that are pooled."""
+    """Layer 1, shift included, as ``float32[64, 4·26]``: from a patch, columns first, to the outputs to be pooled."""
     weights = np.zeros((PATCH, PATCH, 2, 2, len(layer_1)), np.float32)
     for y in range(2):
         for x in range(2):
@@ -50,7 +50,7 @@ def _pool_weights(height: int, width: int, shift: int) -> Floats:
 class _Slider:
     """Multiplies ``weights[k, c]`` with every window of k numbers that begins at a multiple of ``step``.
 
-    ``rows`` of the given shape is to be filled before each call; the result is ``float32[windows, c]``, the same
+    Fill ``rows``, which has the given shape, before each call. The result is ``float32[windows, c]``, in the same
     memory every time. Windows that reach past the end of ``rows`` see zeros there.
     """
 
@@ -71,7 +71,7 @@ class _Slider:
 
 
 class _Workspace:
-    """The memory that one thread needs for a chunk: allocating it anew each time would cost as much as filling it."""
+    """One thread's memory for a chunk. To allocate it each time would cost as much as to fill it."""
 
     def __init__(self, weights_1: Floats, weights_2: Floats) -> None:
         c1, c2 = weights_1.shape[1] // 4, weights_2.shape[1]
@@ -122,7 +122,7 @@ class BlasFeatures:
         return space
 
     def _layer_1(self, images: NDArray[np.uint8], space: _Workspace) -> Floats:
-        """``float32[CHUNK, 11, 11, 26]``, integers; of images that are not there, whatever was there before."""
+        """``float32[CHUNK, 11, 11, 26]``, integers. Places without an image hold what was there before."""
         windows = np.lib.stride_tricks.sliding_window_view(images, PATCH, axis=1)
         space.slide_1.rows[: len(images)] = windows[:, ::2]
         four = space.slide_1().reshape(CHUNK, f.MAP_1, f.SIDE // 2, 4, -1)[:, :, : f.MAP_1]
@@ -133,7 +133,7 @@ class BlasFeatures:
         return _rectified(maps, self._cap_1)
 
     def _layer_2(self, maps: Floats, space: _Workspace) -> Floats:
-        """``float32[CHUNK, 9, 11, count]``, integers; the last two columns mean nothing."""
+        """``float32[CHUNK, 9, 11, count]``, integers. The last two columns mean nothing."""
         for y in range(f.RANDOM):
             space.slide_2.rows[:, :, :, y] = maps[:, y : y + f.MAP_2]
         return _rectified(space.slide_2(), f.CAP_2).reshape(CHUNK, f.MAP_2, f.MAP_1, -1)

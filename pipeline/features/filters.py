@@ -1,8 +1,8 @@
-"""The features' integer filters and constants, and the proof that no sum leaves exact float32.
+"""The integer filters and constants of the features, and the proof that no sum leaves exact float32.
 
-Every number on the way through the features is an integer below 2²⁴, so float32 adds it up without rounding in
-whatever order a kernel chooses. What is allowed on the way: sums of products, maximum, minimum, and division
-by a power of two followed by a floor.
+Every number in the features is an integer below 2²⁴. So float32 adds without rounding, in whatever order a kernel
+chooses. Only these operations keep that: sums of products, maximum, minimum, and division by a power of two followed
+by a floor.
 """
 
 import hashlib
@@ -38,7 +38,7 @@ CAP_2 = 4095
 CAP_PRODUCT = 255
 
 VERSION = 1
-"""Raised by whoever changes what the features compute without changing any number in this file."""
+"""Raise it when you change what the features compute without changing any number in this file."""
 
 
 def cells(n: int) -> tuple[int, ...]:
@@ -69,8 +69,8 @@ def gabors_and_blurs() -> NDArray[np.int64]:
 def random_filters(seed: int, count: int, channels: int) -> NDArray[np.int64]:
     """Layer 2: ``int64[count, channels, 3, 3]``, each weight the sum of four 6-bit numbers less 126.
 
-    Taken from the raw bits of Philox (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011),
-    which are the same in every version of numpy; its normals are not.
+    They come from the raw bits of Philox (Salmon et al., Parallel random numbers: as easy as 1, 2, 3, 2011). These are
+    the same in every version of numpy; its normal numbers are not.
     """
     shape = (count, channels, RANDOM, RANDOM)
     words: NDArray[np.uint64] = np.random.Philox(key=seed).random_raw(int(np.prod(shape)))
@@ -80,7 +80,14 @@ def random_filters(seed: int, count: int, channels: int) -> NDArray[np.int64]:
 
 @dataclass(frozen=True)
 class Filters:
-    """The features as a value: a pure function of ``seed`` and ``count``, the number of layer-2 filters.
+    """The features as a value: a pure function of two numbers.
+
+    Parameters
+    ----------
+    seed
+        Of the random filters of layer 2.
+    count
+        How many of them there are.
 
     Raises
     ------
@@ -114,7 +121,7 @@ class Filters:
 
     @cached_property
     def cap_1(self) -> int:
-        """What layer 1 is cut off at, so that layer 2 stays exact."""
+        """Layer 1 is cut off at this value, so that layer 2 stays exact."""
         return (EXACT - 1) // int(np.abs(self.layer_2).sum((1, 2, 3)).max())
 
     @property

@@ -1,7 +1,7 @@
 """The features in tinygrad: for any device that tinygrad knows.
 
-Direct convolutions in float32 only: Winograd's would round, so it is switched off. No division: it might become a
-multiplication by a rounded reciprocal.
+Winograd convolutions round, so they are switched off. There is no division: it might become a multiplication by a
+rounded reciprocal.
 """
 
 import atexit
@@ -21,7 +21,7 @@ from pipeline.features.filters import Filters
 
 
 def default_device() -> str:
-    """The device that tinygrad takes on this machine: ``CPU`` if there is no other."""
+    """The device that tinygrad takes on this machine, ``CPU`` if there is no other."""
     _provide_compiler()
     return str(Device.DEFAULT)
 
@@ -49,7 +49,7 @@ def _pooled(maps: Tensor, shift: int) -> Tensor:
 class TinygradFeatures:
     """Computes the products of images: ``uint8[n, 28, 28]`` to ``uint8[n, D]``.
 
-    Compiles when it is made, for ``batch_size`` images; fewer are padded, more are cut up.
+    Compiles when it is made, for ``batch_size`` images. Fewer images are padded, more are cut up.
     """
 
     def __init__(self, filters: Filters, batch_size: int) -> None:

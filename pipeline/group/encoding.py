@@ -1,9 +1,11 @@
-"""The records of the topic ``sums``: deltas, retractions and checkpoints, in pieces that brokers take.
+"""The records of the topic ``sums``: deltas, retractions and checkpoints, cut into pieces that brokers accept.
 
-A record's headers say what it is (``about``, JSON) and which piece (``piece``, "0/2"); the values of its pieces, one
-after the other, are one LZ4 frame. In it are A and T as integers of as few bytes as the largest one needs, first the
-lowest byte of all of them, then the next (that makes it a tenth smaller than plain integers). Few images are shorter
-as what they are: products, targets and labels, of which the reader's sums are the very same.
+The header ``about`` says what a record is (JSON), and ``piece`` which piece of it this is ("0/2"). The values of all
+pieces, one after the other, are one LZ4 frame.
+
+The frame holds A and T as integers of as few bytes as the largest one needs. The lowest bytes of all integers come
+first, then the next ones: that is a tenth smaller than plain integers. Few images are shorter as images: then the frame
+holds products, targets and labels, and the reader gets the same sums from them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,7 +26,7 @@ from pipeline.learners.protocol import Integers
 
 SCHEMA = 1
 PIECE = 8_000_000
-"""Bytes of a piece, at most."""
+"""Most bytes of a piece."""
 
 C = TypeVar("C")
 
@@ -35,8 +37,12 @@ class LogIdentity:
 
     Parameters
     ----------
+    group
+        Name of the group.
     topic_id
-        Of the topic that is learnt from.
+        Id of the topic that the group learns from.
+    identity
+        Of the learners.
     base
         Digest of the earlier model that learning began with; empty if it began with nothing.
     width
@@ -50,7 +56,10 @@ class LogIdentity:
     width: int
 
     def difference(self, fields: Mapping[str, Any]) -> str:
-        """How the log that these fields are of differs, for a person; empty if it does not. Raises what they lack."""
+        """How a log with these fields differs, for a person; empty if it does not.
+
+        Raises KeyError or TypeError if a field is missing or unknown.
+        """
         other = LogIdentity(**{**fields, "identity": ClearingIdentity(**fields["identity"])})
         named = [
             f"{name.replace('_', ' ')} {mine!r} is not {theirs!r}"
@@ -61,7 +70,7 @@ class LogIdentity:
 
 
 def encode(topic: str, log: LogIdentity, record: GroupRecord[LooseSums]) -> list[Raw]:
-    """A record's pieces, for one transaction."""
+    """The pieces of a record, as records of ``topic``. One transaction must write all of them."""
     sums = record.shared.sums if isinstance(record, Checkpoint) else record.sums
     body, form = _integers(sums.summed()) if sums.dense else _images(sums.few)
     about = orjson.dumps({"v": SCHEMA, "id": record.id, "run": asdict(log), "form": form, **_fields(record)})
@@ -74,15 +83,16 @@ def encode(topic: str, log: LogIdentity, record: GroupRecord[LooseSums]) -> list
 
 
 class Pieces(Generic[C]):
-    """Puts the pieces of records together: those of one record come in order, others' may lie between them."""
+    """Puts the pieces of records together. Those of one record come in order; others may come between them."""
 
     def __init__(self) -> None:
         self._begun: dict[str, tuple[int, list[C]]] = {}
 
     def put(self, offset: int, id: str, piece: int, pieces: int, content: C) -> list[C] | None:
-        """One piece; all of them, if it is the last.
+        """Take a piece. Returns all pieces of its record if it is the last, else None.
 
-        One whose first piece was not read is none of ours: it lies before the position where reading began.
+        A record whose first piece was not read began before the position where reading began, and is passed over.
+        Raises ValueError if a piece is missing.
         """
         if piece == 0:
             self._begun[id] = offset, []
@@ -95,7 +105,7 @@ class Pieces(Generic[C]):
         return self._begun.pop(id)[1] if piece == pieces - 1 else None
 
     def position(self, after: int) -> int:
-        """Where to read on from, so that no piece is missing, after all offsets before ``after`` were read."""
+        """Where to read on so that no piece is missing, once all offsets before ``after`` were read."""
         return min((offset for offset, _ in self._begun.values()), default=after)
 
 
@@ -108,16 +118,16 @@ class GroupReader:
         self._own: dict[str, GroupRecord[LooseSums]] = {}
 
     def expect(self, own: Iterable[GroupRecord[LooseSums]]) -> None:
-        """Hand these out as they are when they come back: to decode them takes as long as to learn from 500 images.
+        """Return these records themselves when they come back. To decode one takes as long as to learn 500 images.
 
-        Only those of the last call are expected.
+        A second call replaces the records of the first.
         """
         self._own = {record.id: record for record in own}
 
     def read(self, message: Message) -> tuple[GroupRecord[LooseSums], int] | None:
-        """One message of ``sums``; the record that it completes, if any, and the position after it.
+        """Read a message of ``sums``. Returns the record that it completes and where to read on, or None.
 
-        Raises SumsError for one that is damaged, of another version, or of another log: it says what differs.
+        Raises SumsError if the message is damaged, of another version, or of another log; it says what differs.
         """
         where = f"topic {message.topic}, offset {message.offset}"
         try:
@@ -142,18 +152,18 @@ class GroupReader:
 
 
 def log_identity_of(message: Message) -> LogIdentity:
-    """What the log agrees on that a message of ``sums`` is of."""
+    """The identity of the log that a message of ``sums`` belongs to. Raises SumsError."""
     fields = _about(message)["run"]
     return LogIdentity(**{**fields, "identity": ClearingIdentity(**fields["identity"])})
 
 
 def kind(message: Message) -> str:
-    """``delta``, ``retraction`` or ``base``: to find the newest checkpoint without decoding what lies before it."""
+    """``delta``, ``retraction`` or ``base`` (a checkpoint), read from the headers alone. Raises SumsError."""
     return str(_about(message)["kind"])
 
 
 def reach(message: Message) -> dict[int, int]:
-    """Where the clock stands after a message of ``sums``, in the partitions that it moves."""
+    """The clock after a message of ``sums``, in the partitions that it moves. Raises SumsError."""
     about = _about(message)
     return {p: stop for p, _, stop in about.get("spans", [])} | (
         dict(about["clock"]) if about["kind"] == "base" else {}
@@ -161,7 +171,7 @@ def reach(message: Message) -> dict[int, int]:
 
 
 def _about(message: Message) -> dict[str, Any]:
-    """What the headers say. Raises SumsError."""
+    """The header ``about``. Raises SumsError."""
     try:
         about: dict[str, Any] = orjson.loads(dict(message.headers)["about"])
     except (KeyError, ValueError) as error:
@@ -253,7 +263,7 @@ def _decompressed(frame: bytes, size: int) -> bytes:
 
 
 def _narrow(numbers: Integers) -> tuple[int, bytes]:
-    """How many bytes the numbers need, and those, the lowest of all numbers first."""
+    """How many bytes each number needs, and these bytes: the lowest of all numbers first."""
     largest = max(int(numbers.max(initial=0)), -1 - int(numbers.min(initial=0)))
     size = largest.bit_length() // 8 + 1
     flat = numbers.ravel().astype("<i4" if size <= 4 else "<i8")

@@ -1,4 +1,4 @@
-"""The partitions that a learner owns, and how they change hands: what all owners have in common.
+"""The partitions that a learner owns, and how they change hands: what all kinds of owners have in common.
 
 The life of a partition, as its owner sees it:
 
@@ -8,11 +8,11 @@ The life of a partition, as its owner sees it:
               │                          │      in between is not known                        │
               └── set_assignment without it, or somebody else's delta of it: lost ◄───────────┘
 
-Only of a ready partition a micro-batch may be committed. What was not published of a lost one is taken out of the
-model.
+A micro-batch may be committed only if all its partitions are ready. When a partition is lost, the model loses what was
+learnt from it and not yet published.
 
-An owner changes no model: what a step means for the model is the ``Change`` that it returns, and whoever took the step
-applies it before the next one. No broker, no clock on the wall, no file, no thread.
+An owner does not touch the model. Each step returns a ``Change``, and the caller applies it before the next step. This
+code knows no broker, wall clock, file or thread.
 """
 
 from abc import ABC, abstractmethod
@@ -29,7 +29,7 @@ G_contra = TypeVar("G_contra", contravariant=True)
 
 
 class Model(Protocol[U_contra, G_contra]):
-    """What a change is applied to: the sums that a learner serves from."""
+    """What changes are applied to: the sums that a learner serves from."""
 
     def add(self, update: U_contra, /) -> None: ...
 
@@ -43,7 +43,7 @@ class Model(Protocol[U_contra, G_contra]):
 
 @dataclass(frozen=True, eq=False)
 class Change(Generic[U, G]):
-    """What a step of an owner means for the model."""
+    """What a step of an owner adds to the model, and removes from it."""
 
     removed: Sequence[U] = ()
     added: Sequence[U] = ()
@@ -64,9 +64,18 @@ class Change(Generic[U, G]):
 
 @dataclass(frozen=True)
 class Learnt(Generic[U]):
-    """What ``images`` labelled images of one partition added, up to offset ``stop``.
+    """What was learnt from some images of one partition.
 
-    ``new_class`` says whether one of them was the first of its class in the model.
+    Parameters
+    ----------
+    stop
+        The offset after the last of them.
+    update
+        What they add to the model.
+    images
+        How many of them have labels.
+    new_class
+        Whether one of them was the first of its class in the model.
     """
 
     stop: int
@@ -77,9 +86,16 @@ class Learnt(Generic[U]):
 
 @dataclass
 class OwnedPartition(Generic[U]):
-    """A partition that a learner owns: the next offset, and what was learnt since the clock.
+    """A partition that a learner owns.
 
-    Not ``ready`` as long as images before the group's position are to be learnt from again.
+    Parameters
+    ----------
+    position
+        The next offset to learn from.
+    ready
+        Whether everything before the group's position is learnt.
+    learnt
+        What was learnt and is not yet published.
     """
 
     position: int
@@ -92,7 +108,7 @@ class OwnedPartition(Generic[U]):
 
 
 class Acquired(NamedTuple):
-    """A partition is owned now. Its images from offset ``start`` to ``stop`` are to be learnt from again."""
+    """A partition is owned now. Its images from offset ``start`` to ``stop`` must be learnt again."""
 
     start: int
     stop: int
@@ -101,10 +117,11 @@ class Acquired(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Publication(Generic[G]):
-    """Records for ``sums`` that go out with one transaction.
+    """Records for ``sums`` that one transaction writes.
 
-    The transaction must commit ``positions``, in the name of the present member: the ends of its micro-batch, and where
-    every other partition stands of which it publishes. Whoever takes one of them over then waits for its outcome.
+    The transaction must also commit ``positions``, as the present member of the group. These are the ends of its
+    micro-batch, and the positions of all other partitions in the delta. So whoever takes over one of these partitions
+    waits for the outcome of the transaction.
     """
 
     delta: Delta[G] | None = None
@@ -122,7 +139,7 @@ class PartitionOwner(ABC, Generic[U, G]):
     Attributes
     ----------
     name
-        Of this learner in this session.
+        Name of this learner in this session.
     deletable
         Nobody needs the records of ``sums`` before this offset.
     """
@@ -136,26 +153,26 @@ class PartitionOwner(ABC, Generic[U, G]):
     @property
     @abstractmethod
     def clock(self) -> Clock:
-        """Where a partition that is not owned yet is taken over from."""
+        """Where this learner begins with a partition that it does not own yet."""
 
     @property
     def positions(self) -> dict[int, int]:
-        """The next offset of each partition that is owned."""
+        """The next offset of each owned partition."""
         return {partition: owned.position for partition, owned in self._owned.items()}
 
     @property
     def full(self) -> bool:
-        """Whether to learn from no more images before what was published has come back."""
+        """Whether to stop learning until what was published has come back."""
         return False
 
     @property
     def awaiting(self) -> bool:
-        """Whether something that was published has not come back yet."""
+        """Whether something published has not come back yet."""
         return False
 
     @property
     def complete(self) -> bool:
-        """Whether everything that was learnt is published and has come back."""
+        """Whether everything learnt is published and has come back."""
         return True
 
     @property
@@ -164,15 +181,16 @@ class PartitionOwner(ABC, Generic[U, G]):
         return sum(self.positions.values())
 
     def read(self, record: GroupRecord[G], position: int) -> Change[U, G]:  # noqa: ARG002
-        """A committed record of ``sums``; it is nothing to a learner that does not follow others."""
+        """Take in a committed record of ``sums``. This owner follows nobody and ignores it."""
         return Change()
 
     # -- partitions come and go
 
     def set_assignment(self, partitions: Collection[int]) -> Change[U, G]:
-        """These partitions are assigned to this learner now; what it has not published of others is thrown away.
+        """These partitions are assigned to this learner now. All others are lost.
 
-        None is ready before it was taken over, also if it was owned before: nobody can say who had it in between.
+        None of them is ready before it is taken over, even if it was owned before: another learner may have had it in
+        between. Raises ValueError if a transaction is open.
         """
         self._check_closed()
         change = self._lose(self._owned.keys() - set(partitions))
@@ -181,10 +199,10 @@ class PartitionOwner(ABC, Generic[U, G]):
         return change
 
     def acquire(self, partition: int, committed: int | None, first: int = 0) -> Acquired:
-        """Own a partition, of which the group's position is ``committed``.
+        """Own a partition. ``committed`` is the group's position in it, None if there is none.
 
-        Where nobody has been yet, work begins at ``first``, the first offset that the topic still has. Raises
-        RecoveryError if more was learnt than is ``committed``.
+        If nobody has learnt from it yet, this learner begins at ``first``, the first offset that the topic still has.
+        Raises RecoveryError if more was learnt than is ``committed``, ValueError if a transaction is open.
         """
         self._check_closed()
         clock = self.clock.get(partition, 0)
@@ -201,29 +219,29 @@ class PartitionOwner(ABC, Generic[U, G]):
         return Acquired(self._owned.setdefault(partition, OwnedPartition(clock)).position, stop, change)
 
     def relearn(self, partition: int, learnt: Learnt[U]) -> Change[U, G]:
-        """What somebody had committed was settled again."""
+        """Learn again what somebody has committed. Raises ValueError if a transaction is open."""
         self._check_closed()
         return self._learn(partition, learnt)
 
     def mark_ready(self, partition: int, position: int) -> None:
-        """All before ``position`` was learnt: the partition is taken over."""
+        """Everything before ``position`` is learnt: the partition is taken over."""
         self._owned[partition].position = position
         self._owned[partition].ready = True
 
     def _lose(self, partitions: Iterable[int]) -> Change[U, G]:
-        """These partitions are no longer this learner's; what was not published of them goes."""
+        """Give up these partitions, and what was learnt from them and not published."""
         lost = [self._owned.pop(partition) for partition in set(partitions) & self._owned.keys()]
         return Change(removed=[learnt.update for owned in lost for learnt in owned.learnt])
 
     # -- its own work
 
     def begin(self, ends: Mapping[int, int], *, at_rest: bool = False) -> Publication[G]:
-        """What a transaction is to carry besides a micro-batch that ends at ``ends``.
+        """Open a transaction. Returns what it must carry besides a micro-batch that ends at ``ends``.
 
-        It commits positions, which fences a learner whose time is over; without a micro-batch, those of all
-        partitions. ``at_rest``: publish whatever there is.
+        It always commits positions, so that the broker refuses it if this learner is no longer a member. Without a
+        micro-batch it commits those of all partitions. ``at_rest`` publishes whatever there is.
 
-        Raises FencedError if a partition was not taken over.
+        Raises FencedError if a partition is not taken over, ValueError if a transaction is open already.
         """
         self._check_closed()
         half_taken = {p for p, owned in self._owned.items() if not owned.ready}
@@ -236,12 +254,15 @@ class PartitionOwner(ABC, Generic[U, G]):
         return self._open
 
     def committed(self, parts: Mapping[int, Learnt[U]]) -> Change[U, G]:
-        """The open transaction was committed: what it learnt is this learner's."""
+        """The open transaction was committed: ``parts`` are learnt. Raises ValueError if none is open."""
         self._close()
         return self._learn_all(parts)
 
     def aborted(self) -> None:
-        """The open transaction was aborted, or nobody knows: take over all partitions again."""
+        """The open transaction was aborted, or may have been: take over all partitions again.
+
+        Raises ValueError if none is open.
+        """
         self._close()
 
     def _publication(self, at_rest: bool) -> Publication[G]:  # noqa: ARG002
@@ -253,7 +274,7 @@ class PartitionOwner(ABC, Generic[U, G]):
 
     @abstractmethod
     def _learn(self, partition: int, learnt: Learnt[U]) -> Change[U, G]:
-        """What was learnt of a partition that is owned, now or again."""
+        """Keep what was learnt from an owned partition."""
 
     def _close(self) -> Publication[G]:
         if self._open is None:

@@ -1,12 +1,13 @@
-"""An owner that publishes for a group: what all have published, and what it alone has learnt since.
+"""An owner that publishes what it learns for the other learners of its group.
 
-The same code runs in the real consumer and in the model check: no broker, no clock on the wall, no file, no thread.
-At any moment what the learner serves from is
+At any moment the learner serves from
 
     shared sums + unpublished updates of the partitions it owns + its own delta that has not come back yet
 
-so what is unpublished of all partitions together is a difference, and one delta carries all of them. A delta ends
-where the partitions stood before the micro-batch that it is committed with: never past the group's position.
+So the unpublished part is a difference of sums, and one delta carries it for all partitions. The delta goes out with a
+micro-batch, and holds what came before that micro-batch. So it never ends past the group's position.
+
+The real consumer and the model check run the same code. It knows no broker, wall clock, file or thread.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,29 +18,39 @@ from pipeline.group.membership import Acquired, Change, Learnt, PartitionOwner, 
 from pipeline.group.shared import Checkpoint, Clock, Delta, G, GroupRecord, Retraction, Shared
 
 LONG_DELTA, SHORT_DELTA = 1_000, 50
-"""Images. A delta of more takes no longer to read, one of less no shorter."""
+"""In images. A longer delta takes no longer to read, and a shorter one is read no faster."""
 
 CHECKPOINT_IMAGES = 16 * LONG_DELTA
-"""A checkpoint is due after deltas of so many images: a newcomer reads one checkpoint or two, and no more."""
+"""A checkpoint is due after deltas that count as so many images. So a newcomer has little to read."""
 
 EARLY = 2_048
-"""Images for which a learner publishes often."""
+"""A learner publishes often until it has learnt from so many images."""
 
 MOST_UNPUBLISHED = 30_000
-"""Images in a delta; int32 holds their sums: 255² · 30,000 < 2³¹. They are also what is read again after a crash."""
+"""Most images in a delta: int32 holds their sums, as 255² · 30,000 < 2³¹. A crash repeats no more of them."""
 
 
 def counted(images: int) -> int:
-    """As how many images a delta counts towards the next checkpoint."""
+    """How many images a delta of ``images`` counts as, towards the next checkpoint."""
     return max(SHORT_DELTA, min(images, LONG_DELTA))
 
 
 class PublishingSchedule:
-    """When to publish.
+    """When to publish: each time the images have grown by an eighth, and from ``EARLY`` images on by half.
 
-    At an eighth more images than the last time, after ``EARLY`` of them at half as many again; from the beginning after
-    a new class; and every ``most`` images. Of what the others have learnt, a learner lacks a seventeenth on average,
-    later a fifth.
+    A new class begins the schedule anew. ``most`` unpublished images are always enough. On average a learner lacks a
+    seventeenth of what the others have learnt, and later a fifth.
+
+    Examples
+    --------
+    >>> schedule, times = PublishingSchedule(most=20_000), []
+    >>> for images in range(256, 8192, 256):
+    ...     schedule.learnt(256)
+    ...     if schedule.due(unpublished=256):
+    ...         schedule.published()
+    ...         times.append(images)
+    >>> times
+    [256, 512, 768, 1024, 1280, 1536, 1792, 2048, 3072, 4608, 6912]
     """
 
     def __init__(self, most: int) -> None:
@@ -47,11 +58,11 @@ class PublishingSchedule:
         self.begin()
 
     def begin(self) -> None:
-        """Something new: publish soon and often."""
+        """Begin anew: publish soon and often."""
         self._images, self._next = 0, 1
 
     def learnt(self, images: int) -> None:
-        """From so many more images."""
+        """Count so many more images."""
         self._images += images
 
     def due(self, unpublished: int) -> bool:
@@ -62,22 +73,22 @@ class PublishingSchedule:
 
 
 class PublishingOwner(PartitionOwner[U, G]):
-    """What one learner of a group owns.
+    """The owner of one learner of a group.
 
     Parameters
     ----------
     name
-        Of this learner in this session; no other learner ever had it.
+        Name of this learner in this session. No other learner ever has the same.
     shared
         The newest checkpoint, or what the group began with. The model holds its sums.
     beyond
-        What the model holds beyond some sums, which is what the updates given with them add up to.
+        Computes what the model holds beyond some sums. It is given the sums, and the updates that make the difference.
     most
-        Images after which to publish, at most ``MOST_UNPUBLISHED``.
+        Unpublished images after which to publish, at most ``MOST_UNPUBLISHED``.
     checkpoint_images
-        Images in deltas after which a checkpoint is due, from whoever owns partition 0.
+        Images in deltas after which a checkpoint is due. The owner of partition 0 writes it.
     checkpoint_due
-        Whether one is due at once: nobody else could tell what the group began with.
+        Whether a checkpoint is due at once. A group that began with an earlier model needs one: no delta holds that.
     """
 
     def __init__(
@@ -125,15 +136,16 @@ class PublishingOwner(PartitionOwner[U, G]):
         return sum(self.shared.clock.values())
 
     def kept(self) -> Shared[G]:
-        """What a snapshot is to hold: sums that nobody will take away from this learner."""
+        """What a snapshot holds: sums that this learner cannot lose."""
         return self.shared
 
     # -- what others did
 
     def read(self, record: GroupRecord[G], position: int) -> Change[U, G]:
-        """A committed record of ``sums``, in the order of the log; ``position`` is that of ``Shared``.
+        """Take in a committed record of ``sums``, in the order of the log. ``position`` is where to read on.
 
-        Raises OutOfStepError: make a new owner, from the newest checkpoint.
+        Raises OutOfStepError if the record does not fit the clock: make a new owner from the newest checkpoint. Raises
+        ValueError if a transaction is open.
         """
         self._check_closed()
         change: Change[U, G] = Change()
@@ -150,7 +162,7 @@ class PublishingOwner(PartitionOwner[U, G]):
         match record:
             case Delta():
                 self._since_checkpoint += counted(record.images)
-                if record.id in self._awaited:  # its own is in the model already
+                if record.id in self._awaited:  # the model holds this learner's own delta already
                     return Change()
                 return replace(self._lose(record.spans), added_sums=record.sums)
             case Retraction():
@@ -160,10 +172,10 @@ class PublishingOwner(PartitionOwner[U, G]):
     # -- partitions come and go
 
     def acquire(self, partition: int, committed: int | None, first: int = 0) -> Acquired:
-        """As above.
+        """Own a partition, as in ``PartitionOwner``.
 
-        ``sums`` must have been read up to an end that was asked for after ``committed``, with uncommitted records
-        counted. Raises FencedError if the sums reach past ``committed``.
+        First ask for ``committed``, then for the end of ``sums``, uncommitted records included. Then read ``sums`` up
+        to that end. Raises FencedError if the sums reach past ``committed``.
         """
         clock = self.clock.get(partition, 0)
         if committed is not None and committed < clock:
@@ -176,7 +188,7 @@ class PublishingOwner(PartitionOwner[U, G]):
     # -- its own work
 
     def committed(self, parts: Mapping[int, Learnt[U]]) -> Change[U, G]:
-        """The open transaction was committed: what it published is no longer this learner's, what it learnt is."""
+        """The open transaction was committed: its delta is published, and ``parts`` are learnt."""
         publication = self._close()
         if publication.delta:
             for partition in publication.delta.spans:

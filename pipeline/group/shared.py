@@ -1,14 +1,14 @@
-"""What all learners of a group share: sums, the clock that says how far they reach, and nothing else.
+"""What all learners of a group share: sums, and the clock that says how far they reach.
 
 The topic ``sums`` is a log of records, and shared sums are a function of a prefix of that log. So learners that have
-read equally far hold the same sums, whoever they are and whatever became of them before. Three kinds of record:
+read equally far hold the same sums, whatever happened to them before. There are three kinds of record:
 
-- a *delta*: what some partitions added between two offsets each. It is added if it begins at the clock, skipped if it
-  ends at or before it; anything else means that this learner is wrong;
-- a *retraction*: what images add that are to be taken back, subtracted once;
-- a *checkpoint*: shared sums as a value, so that nobody has to read the log from its beginning.
+- a *delta* holds what some partitions added, each between two offsets. It is added if it begins at the clock, and
+  skipped if it ends at or before the clock. Anything else means that this learner is wrong;
+- a *retraction* holds the sums of images that are taken back. It is subtracted once;
+- a *checkpoint* holds the shared sums themselves, so that nobody has to read the log from its beginning.
 
-No broker, no clock on the wall, no file. The sums may be any values with + and −.
+This code knows no broker, wall clock or file. The sums may be any values with + and −.
 """
 
 from collections.abc import Mapping
@@ -34,9 +34,18 @@ G = TypeVar("G", bound=Additive)
 
 @dataclass(frozen=True, eq=False)
 class Delta(Generic[G]):
-    """What partitions added: ``sums`` over the images of each partition with start <= offset < stop.
+    """What partitions added.
 
-    ``id`` is one that no other record of the group has. ``images`` says how many of them had labels.
+    Parameters
+    ----------
+    id
+        No other record of the group has it.
+    spans
+        For each partition (start, stop): the images with start <= offset < stop are in the sums.
+    sums
+        Over all these images.
+    images
+        How many of these images have labels.
     """
 
     id: str
@@ -47,7 +56,7 @@ class Delta(Generic[G]):
 
 @dataclass(frozen=True, eq=False)
 class Retraction(Generic[G]):
-    """What images added that are taken back. All of them lie before ``clock``; a second one of the same id is none."""
+    """Sums of images that are taken back. All of them lie before ``clock``. A second record of one id does nothing."""
 
     id: str
     clock: Clock
@@ -61,11 +70,11 @@ class Shared(Generic[G]):
     Parameters
     ----------
     sums
-        What they started with, and every delta and retraction that was read.
+        What the group began with, plus all deltas and less all retractions.
     clock
         How far they reach.
     position
-        Offset in ``sums``. Every record that begins before it is in; of those that begin at or after it, some may be.
+        Offset in the topic ``sums``. All records that begin before it are included; later ones may be, too.
     retracted
         The ids of all retractions.
     """
@@ -76,7 +85,7 @@ class Shared(Generic[G]):
     retracted: frozenset[str] = frozenset()
 
     def lacks(self, record: "GroupRecord[G]") -> bool:
-        """Whether the record has yet to be added. Raises OutOfStepError."""
+        """Whether the record has yet to be added. Raises OutOfStepError if it does not fit the clock."""
         match record:
             case Delta():
                 return self._lacks(record)
@@ -86,7 +95,7 @@ class Shared(Generic[G]):
         return False
 
     def plus(self, record: "GroupRecord[G]") -> Self:
-        """With a record that they lack."""
+        """These sums and a record that they lack."""
         match record:
             case Delta():
                 stops = {partition: stop for partition, (_, stop) in record.spans.items()}
@@ -117,7 +126,7 @@ class Shared(Generic[G]):
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint(Generic[G]):
-    """Shared sums as a record. What lies before their position need not be kept."""
+    """Shared sums as a record. Records before their position may be deleted."""
 
     id: str
     shared: Shared[G]

@@ -9,16 +9,17 @@ from pipeline.group.shared import Clock, G, GroupRecord, Retraction, Shared
 
 
 class SingleOwner(PartitionOwner[U, G]):
-    """For a broker that gives a group one consumer: what it has committed, nobody can take over.
+    """For a broker that gives each group one consumer.
 
-    So all of that is as good as published, and its snapshots are what it begins with. It keeps no update.
+    Nobody else can take over what it has committed, so that is as good as published. It begins with its own snapshots,
+    and keeps no update.
 
     Parameters
     ----------
     shared
-        Where it begins; of it all but the sums counts.
+        Where it begins. Its sums are not looked at: the model holds them.
     sums
-        What the model adds up to.
+        Returns the sums of the model.
     """
 
     def __init__(self, name: str, shared: Shared[G], sums: Callable[[], G]) -> None:
@@ -30,11 +31,11 @@ class SingleOwner(PartitionOwner[U, G]):
         return self.shared.clock
 
     def kept(self) -> Shared[G]:
-        """What a snapshot is to hold."""
+        """What a snapshot holds."""
         return replace(self.shared, sums=self._sums(), clock=self.positions)
 
     def read(self, record: GroupRecord[G], position: int) -> Change[U, G]:
-        """Retractions are all that others write. In a sum, one may well come before its images."""
+        """Take in a retraction; others write nothing else. It may come before its images, as order does not matter."""
         change: Change[U, G] = Change()
         if isinstance(record, Retraction) and record.id not in self.shared.retracted:
             self.shared = replace(self.shared, retracted=self.shared.retracted | {record.id})
@@ -48,9 +49,9 @@ class SingleOwner(PartitionOwner[U, G]):
 
 
 class ServingOwner(PartitionOwner[Any, Any]):
-    """For a learner that only serves: it takes partitions over where its group stands, and learns nothing.
+    """For a learner that only serves. It takes partitions over at the group's position, and learns nothing.
 
-    Where the group has not been, it begins at the ``clock`` of what it serves.
+    Where the group has no position, it begins at the ``clock`` of what it serves.
     """
 
     def __init__(self, name: str, clock: Clock) -> None:

@@ -8,33 +8,33 @@ from pipeline.group.shared import G, GroupRecord
 
 
 class Log(Protocol, Generic[U, G]):
-    """What a group's broker can tell."""
+    """What a takeover asks of the broker."""
 
     def committed(self, partitions: Collection[int]) -> Mapping[int, int] | None:
-        """The group's committed positions of these; None as long as an open transaction might move one of them."""
+        """The group's positions in these partitions; None while an open transaction might move one of them."""
 
     def first(self, partition: int) -> int:
         """The first offset that the partition still has."""
 
     def end_of_sums(self) -> int:
-        """The end of ``sums``, with those records counted that are not known to be committed."""
+        """The end of ``sums``, uncommitted records included."""
 
     def read_sums(self, end: int | None = None) -> tuple[list[tuple[GroupRecord[G], int]], bool]:
-        """Committed records of ``sums``, each with the position after it, on from where the last call stopped.
+        """Committed records of ``sums`` from where the last call stopped, each with the position after it.
 
-        And whether ``end`` is reached: nothing before it can be committed any more. None: what there is.
+        Also whether ``end`` is reached: nothing before it can still be committed. Without ``end``: what there is.
         """
 
     def replay(self, partition: int, start: int, stop: int) -> Iterable[Learnt[U]]:
-        """What the images of a partition between two offsets led to, once more."""
+        """Settle the images of a partition with start <= offset < stop once more."""
 
 
 Apply = Callable[[Change[U, G]], None]
-"""Makes a change to the model."""
+"""Applies a change to the model."""
 
 
 def read(owner: PartitionOwner[U, G], log: Log[U, G], apply: Apply[U, G], end: int | None = None) -> bool:
-    """Take in what others have published; whether ``end`` is reached. Raises OutOfStepError."""
+    """Take in what others have published. Returns whether ``end`` is reached. Raises OutOfStepError."""
     records, reached = log.read_sums(end)
     for record, position in records:
         apply(owner.read(record, position))
@@ -44,15 +44,20 @@ def read(owner: PartitionOwner[U, G], log: Log[U, G], apply: Apply[U, G], end: i
 def take_over(
     owner: PartitionOwner[U, G], log: Log[U, G], apply: Apply[U, G], partitions: Collection[int]
 ) -> Iterator[None]:
-    """Take over all ``partitions`` that are assigned to a learner, those that it had before included.
+    """Take over all ``partitions`` that are assigned to a learner, including those that it had before.
 
-    Yields where it has to wait, or where a caller may look whether the assignment still holds; one that does not
-    is to be left where it is, and to begin anew.
+    It yields while it waits, and wherever the caller may check that the assignment still holds. If it does not, drop
+    this takeover and begin a new one.
 
-    The group's positions are asked for first, then the end of ``sums`` with uncommitted records counted: whoever
-    moved a position has written its delta before that end, though it may not be known yet to be committed.
+    The order matters: first ask for the group's positions, then for the end of ``sums``, uncommitted records included.
+    Whoever moved a position has written its delta before that end, even if the delta is not yet known to be committed.
 
-    Raises OutOfStepError: make a new owner, from the newest checkpoint. FencedError: ask for the assignment again.
+    Raises
+    ------
+    OutOfStepError
+        The sums do not fit the log: make a new owner from the newest checkpoint.
+    FencedError
+        Another learner has a partition: ask for the assignment again.
     """
     apply(owner.set_assignment(partitions))
     while (committed := log.committed(partitions)) is None:

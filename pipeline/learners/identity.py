@@ -1,4 +1,4 @@
-"""What must agree between everything that shares what was learnt: learners, snapshots, the journal."""
+"""Identities: what learners, snapshots and journals must agree on before they share what was learnt."""
 
 import hashlib
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ PREPROCESSING = "grey-28x28-uint8-1"
 SCHEMA = 1
 
 LOSS = "squared"
-"""The loss of groups. With another one targets depend on the order of the stream, and sums could not be added up."""
+"""The loss of groups. With another one, targets depend on the order of the stream, and sums cannot be added up."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """The named parts of an identity, all of them text."""
+    """Named parts, all of them text. Equal parts mean that what was learnt may be shared."""
 
     learner: ClassVar[str]
 
@@ -31,7 +31,7 @@ class Identity:
         return hashlib.sha256(text.encode()).hexdigest()
 
     def named(self) -> dict[str, Any]:
-        """The parts that a person may want to tell apart."""
+        """The parts by the names that messages use."""
         return asdict(self)
 
     def difference(self, other: "Identity") -> str:
@@ -63,7 +63,7 @@ class ClearingIdentity(Identity):
 
 @dataclass(frozen=True)
 class MarketplaceIdentity(Identity):
-    """The identity of ``marketplace``: ``base`` is the digest of what it began with, ``terms`` without the seed."""
+    """The identity of ``marketplace``. ``base`` is the digest of its base, ``terms`` are JSON without the seed."""
 
     learner: ClassVar[str] = "marketplace"
     base: str
@@ -75,7 +75,7 @@ class MarketplaceIdentity(Identity):
 
     @classmethod
     def of(cls, base: str, terms: Terms) -> "MarketplaceIdentity":
-        """The identity of a learner that began with a base of this digest and keeps to these terms."""
+        """The identity of a learner with these terms that began with a base of this digest."""
         parts = {name: part for name, part in asdict(terms).items() if name != "seed"}
         return cls(base, str(terms.seed), orjson.dumps(parts).decode())
 
@@ -84,7 +84,7 @@ class MarketplaceIdentity(Identity):
 
 
 def identity_of(parts: Mapping[str, str]) -> ClearingIdentity | MarketplaceIdentity:
-    """An identity from its parts, as ``asdict`` gives them. Raises TypeError if it is none."""
+    """The identity with these parts, as ``asdict`` gives them. Raises TypeError if no identity has such parts."""
     kind = (
         MarketplaceIdentity
         if {field.name for field in fields(MarketplaceIdentity)} == parts.keys()

@@ -2,14 +2,14 @@ r"""Train a base model for ``marketplace`` on the digits, forward only, in the t
 
     marketstream pretrain
 
-The terms that suit two cores are the default: leaders alone in the first two specs, vendors on outputs in the last.
-The articles' own, hours on a small machine, are
+The default terms suit two cores: leaders alone in the first two specs, vendors on outputs in the last. The articles'
+own terms take hours on a small machine:
 
     marketstream pretrain --vendors 16 16 16 --last parameters --lr 0.3 --probe 0.01 \
         --lr-decay 1e-5 --batch 512
 
-Writes the base, its course beside it (JSON and, with matplotlib, a plot: accuracy on the test digits against steps).
-Stopped and started again, it goes on where the base was last written.
+It writes the base, and beside it the course of training: accuracy on the test digits against steps, as JSON and as a
+plot. Stopped and started again, it goes on from the base that it wrote last.
 """
 
 import argparse
@@ -38,17 +38,17 @@ from pipeline.learners.marketplace.tree import Tree
 from pipeline.learners.targets import cross_entropy
 
 TOGETHER = 1000
-"""Images that go through the specs together."""
+"""Images that go through the specs in one call."""
 
 TRAIN, TEST = 0, 1
-"""The splits."""
+"""Places in a pair of splits."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass
 class Course:
-    """How training went: ``points`` are (steps, images, seconds, accuracy), each time that it was looked at."""
+    """How training went. ``points`` holds (steps, images, seconds, accuracy on the test digits) of each look."""
 
     terms: dict[str, Any]
     batch: int
@@ -56,7 +56,7 @@ class Course:
 
     @classmethod
     def of(cls, path: Path, terms: Terms, batch: int) -> "Course":
-        """The course of a training that was begun, or a new one. Raises SettingsError if it kept to other terms."""
+        """The course that the file holds, or a new one. Raises SettingsError if the file's has other terms."""
         begun = orjson.loads(orjson.dumps(asdict(terms)))
         if not path.exists():
             return cls(begun, batch)
@@ -67,7 +67,10 @@ class Course:
 
 
 def order(images: int, seed: int, start: int, stop: int) -> NDArray[np.int64]:
-    """Which images come at some places: each one once, in random order, before any comes again."""
+    """Which images come at the places ``start`` to ``stop`` of training: ``int64[stop - start]``.
+
+    Every pass over the images has a random order of its own.
+    """
     places = np.arange(start, stop)
     result = np.empty(len(places), np.int64)
     for turn in range(start // images, -(-stop // images)):
@@ -93,7 +96,7 @@ class Training:
         self._still: list[Floats] = []
 
     def until(self, steps: int, look: int) -> None:
-        """Train up to so many steps from the beginning, and write everything every ``look`` of them."""
+        """Train until ``steps`` steps are made in all. Every ``look`` steps, measure accuracy and write the base."""
         begun = time.monotonic()
         if self._tree.first == 2 and not self._still:
             self._still = [self._made(split) for split in self._splits]
@@ -104,7 +107,7 @@ class Training:
                 begun = time.monotonic()
 
     def _made(self, split: Split) -> Floats:
-        """The products of all images: made once, where the specs that make them never move."""
+        """The products of all images. The specs that make them never move, so this is done once."""
         parts = np.array_split(split.images, -(-len(split.images) // TOGETHER))
         return np.concatenate([self._tree.still(self.model, part) for part in parts])
 

@@ -1,4 +1,4 @@
-"""The one face of all learners: quote, settle, add, clear."""
+"""The interface of all learners: quote, settle, add, clear."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, TypeVar
@@ -10,7 +10,15 @@ Integers = NDArray[np.int64]
 
 
 class Quotes:
-    """What quotes have in common: ``logits`` float32[n, C] of the C ``classes``. C is 0 before anything was learnt."""
+    """What a learner answers for n images before their labels are known.
+
+    Attributes
+    ----------
+    logits
+        ``float32[n, C]``.
+    classes
+        The C names of the columns. C is 0 before anything was learnt.
+    """
 
     __slots__ = ()
 
@@ -29,7 +37,7 @@ U = TypeVar("U")
 
 
 class Learner(Protocol[Q, U]):
-    """Predicts images, and learns from their labels. What its quotes Q and updates U hold is its own affair."""
+    """Predicts images and learns from their labels. Each learner defines its own quotes Q and updates U."""
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -44,16 +52,16 @@ class Learner(Protocol[Q, U]):
         """The version of the weights: how often they changed."""
 
     def quote(self, images: NDArray[np.uint8]) -> Q:
-        """Forward only: ``uint8[n, 28, 28]``."""
+        """Predict images ``uint8[n, 28, 28]`` by a forward pass. Changes nothing."""
 
     def settle(self, quotes: Q, labels: Sequence[str | None]) -> U:
-        """What the labelled images say. Changes nothing."""
+        """Find what the n labels teach; None is no label. Changes nothing."""
 
     def add(self, update: U) -> None:
-        """What was found becomes state."""
+        """Put an update into the state. Predictions stay as they are until ``clear``."""
 
     def clear(self) -> bool:
-        """If it is time, state becomes weights; whether it did."""
+        """Turn the state into weights if that is due. Returns whether it did."""
 
 
 AnyLearner = Learner[Any, Any]

@@ -1,4 +1,4 @@
-"""Learning again what messages hold, without a trace on any topic: after a crash, to verify, to take back."""
+"""Learning again from messages, without writing to any topic: after a crash, to verify, to take images back."""
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
@@ -9,9 +9,9 @@ from pipeline.records.images import decode_all, stack
 
 
 def settled(learner: Learner[Q, U], messages: Iterable[Message], size: int) -> Iterator[tuple[list[Message], U]]:
-    """What messages hold, in micro-batches of ``size``, settled; adding it is left to the caller.
+    """Settle messages in micro-batches of ``size``. Yields each micro-batch and its update; the caller adds it.
 
-    What is a dead letter is passed over.
+    Messages that cannot be read are passed over.
     """
     messages = iter(messages)
     known = set(learner.classes)
@@ -23,7 +23,7 @@ def settled(learner: Learner[Q, U], messages: Iterable[Message], size: int) -> I
 def settle_again(
     learner: AnyLearner, messages: Iterable[Message], size: int, progress: Callable[[int], None] = lambda _: None
 ) -> None:
-    """Learn what messages hold. ``progress`` is given the number of messages of each micro-batch."""
+    """Learn from messages in micro-batches of ``size``. ``progress`` gets the number of messages of each."""
     for some, update in settled(learner, messages, size):
         learner.add(update)
         progress(len(some))

@@ -1,12 +1,11 @@
-"""The market: vendors bid on every image's logits, are paid by their scalar losses, and so price the slope.
+"""Targets: vendors bid on an image's logits h, losses pay the bids, and the payments say what h should have been.
 
-A pair of vendors per class: one bids h + σ·e_c, the other h − σ·e_c. Only their losses are used, so any loss or
-cost will do, differentiable or not. Half the difference is the market's estimate of the slope of the loss along
-e_c (the central difference), and h − slope its estimate of what should have been quoted.
+Each class c has a pair of vendors. One bids h + σ·e_c, the other h − σ·e_c. The difference of their losses over 2σ
+estimates the slope of the loss along e_c (the central difference). The target is h − slope. Only values of the loss are
+used, so any loss or cost will do, differentiable or not.
 
-With the default loss ½‖h − onehot‖² the pairs price the slope exactly: h − slope is the one-hot vector itself,
-whatever h was. The targets then do not depend on the order of the stream, and the solver's weights are the
-ridge regression over all images seen so far: that is why it works.
+With the default loss ½‖h − onehot‖² the estimate is exact, and the target is the one-hot vector, whatever h was. Then
+targets do not depend on the order of the stream, and the solver's weights are the ridge regression over all images.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,10 +26,10 @@ UNIT = 256
 """Targets are integers, in 256ths."""
 
 MOST_BIDS = 1 << 18
-"""Numbers in the bids that are held in memory at once."""
+"""Most numbers of bids to hold in memory at once."""
 
 LARGEST_TARGET = 1 << 20
-"""A target is cut off here, so that sums of 10¹⁰ images stay exact in int64."""
+"""The largest magnitude of a target: with it, sums over 10¹⁰ images stay exact in int64."""
 
 
 def squared(logits: Floats, labels: Integers) -> Floats:
@@ -49,24 +48,27 @@ def cross_entropy(logits: Floats, labels: Integers) -> Floats:
 
 
 def settle(logits: NDArray[np.floating], labels: Integers, loss: Loss = squared) -> tuple[Integers, NDArray[np.bool_]]:
-    """What the market says should have been quoted.
+    """The targets of n images: what should have been quoted.
 
     Parameters
     ----------
     logits
-        The quotes h, ``[n, C]``. Computed on in float64: in float32 a third of the targets come out wrong where
-        |h| is large.
+        The quotes h, ``floating[n, C]``. The bids are computed in float64: in float32 a third of the targets come out
+        wrong where |h| is large.
     labels
         Columns of the right classes, ``int64[n]``.
+    loss
+        Pays the bids.
 
     Returns
     -------
-    targets, sound
-        ``int64[n, C]``, round(256 (h − slope)); and ``bool[n]``, False for an image of which a loss was not finite:
-        its targets are 0 and must not be added to any sum.
+    targets
+        ``int64[n, C]``: 256 (h − slope), rounded.
+    sound
+        ``bool[n]``: False for an image with a loss that is not finite. Its targets are 0; add them to no sum.
     """
     h = logits.astype(np.float64)
-    with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is set apart below
+    with np.errstate(invalid="ignore", over="ignore"):  # an image that is not finite is not sound
         slope = _slope(h, labels, loss)
         sound = np.atleast_1d(np.isfinite(slope + h).all(axis=1))
     targets: Integers = np.zeros(h.shape, np.int64)
@@ -75,7 +77,7 @@ def settle(logits: NDArray[np.floating], labels: Integers, loss: Loss = squared)
 
 
 def _slope(h: Floats, labels: Integers, loss: Loss) -> Floats:
-    """Half the difference of the losses of each pair of vendors: ``float64[n, C]``."""
+    """The difference of the losses of each pair of vendors, over 2σ: ``float64[n, C]``."""
     n, classes = h.shape
     slope = np.empty_like(h)
     some = max(1, MOST_BIDS // max(1, h.size))  # pairs whose bids are made at once
@@ -88,6 +90,6 @@ def _slope(h: Floats, labels: Integers, loss: Loss) -> Floats:
 
 
 def columns(labels: Sequence[str], classes: Sequence[str]) -> Integers:
-    """The column of each label, ``int64[n]``."""
+    """The column of each label, ``int64[n]``. Raises KeyError for a label that is not among the classes."""
     where = {name: i for i, name in enumerate(classes)}
     return np.array([where[label] for label in labels], np.int64)

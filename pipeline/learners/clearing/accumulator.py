@@ -22,17 +22,16 @@ from pipeline.learners.clearing.sums import (
 from pipeline.learners.protocol import Integers
 
 CUTS = 6
-"""Pieces that rows and columns of A are cut into; 21 tiles, on and above the diagonal, for all cores to share."""
+"""Pieces that rows and columns of A are cut into. All cores share the 21 tiles on and above the diagonal."""
 
 
 class TiledSquare:
-    """A = Σ z zᵀ, of which only the upper triangle is kept.
+    """The upper triangle of A = Σ z zᵀ.
 
-    One matrix product squares up to ``EXACT_IMAGES`` images. It runs in float32, on z − 128, so that it is exact.
-    ``centred`` says what the square lacks then; that is added when A is read.
+    One matrix product squares up to ``EXACT_IMAGES`` images. It takes z − 128, so that float32 is exact. ``centred``
+    computes what that square lacks, and reading A adds it.
 
-    The product is cut into tiles, and other threads compute them while the next images come. So no core is idle while
-    Python does the rest.
+    The product is cut into tiles. Other threads compute them while the next images come, so no core is idle.
     """
 
     def __init__(self, packed: Integers, width: int) -> None:
@@ -43,14 +42,14 @@ class TiledSquare:
         self._tiles = [(rows, columns) for i, rows in enumerate(spans) for columns in spans[i:]]
         self._offsets = np.zeros(width, np.int64)  # A is _A[i, j] + _offsets[i] + _offsets[j]
         self._pending: list[NDArray[np.uint8]] = []
-        self._sign = 1  # of everything pending
+        self._sign = 1  # of all pending images
         self._matrix = np.empty_like(self._A, np.float64)
         self._waiting: deque[Callable[[], None]] = deque()  # tiles of the square that is being computed
         self._begun: list[Future[None]] = []
         self.add_packed(packed, 1)
 
     def add(self, products: NDArray[np.uint8], sign: int) -> None:
-        """Add images ``uint8[n, D]``, or with ``sign`` −1 take them away; not all of that is done when this returns."""
+        """Add images ``uint8[n, D]``, or subtract them with ``sign`` −1. Threads may finish the work later."""
         if sign != self._sign:
             self._square()
             self._sign = sign
@@ -60,14 +59,14 @@ class TiledSquare:
         self._begin(-(-len(self._tiles) * len(products) // EXACT_IMAGES))
 
     def add_packed(self, packed: Integers, sign: int) -> None:
-        """Add a packed triangle, or take it away."""
+        """Add a packed triangle ``int64[D(D+1)/2]``, or subtract it with ``sign`` −1."""
         self._finish_tiles()
         step = np.add if sign > 0 else np.subtract
         for i, row in enumerate(packed_rows(packed, self._width)):
             step(self._A[i, i:], row, out=self._A[i, i:])
 
     def packed(self) -> Integers:
-        """A as a packed triangle of its own."""
+        """A copy of A as a packed triangle ``int64[D(D+1)/2]``."""
         self._finish()
         A = np.empty(packed_size(self._width), np.int64)
         for i, row in enumerate(packed_rows(A, self._width)):
@@ -76,16 +75,16 @@ class TiledSquare:
         return A
 
     def matrix(self) -> NDArray[np.float64]:
-        """A as ``float64[D, D]``, of which only the upper triangle counts.
+        """A as ``float64[D, D]``; only the upper triangle is valid.
 
-        It is the same memory each time: to have 48 MB given and taken away takes half as long as to solve for them.
+        Each call returns the same memory: to allocate and free 48 MB takes half as long as to solve.
         """
         self._finish()
         each(self._read_tile, self._tiles)
         return self._matrix
 
     def _square(self) -> None:
-        """Let zᵀz of everything pending be added to A, or taken away."""
+        """Queue the tiles of zᵀz of all pending images."""
         if not self._pending:
             return
         pending = np.concatenate(self._pending)
@@ -98,7 +97,7 @@ class TiledSquare:
             self._waiting.extend(partial(self._add_tile, z, signed, tile) for tile in self._tiles)
 
     def _begin(self, most: int) -> None:
-        """Begin to compute tiles that wait."""
+        """Let threads compute up to ``most`` of the tiles that wait."""
         self._begun += [begin(self._waiting.popleft()) for _ in range(min(most, len(self._waiting)))]
 
     def _finish(self) -> None:
@@ -125,12 +124,23 @@ class TiledSquare:
 
 
 class Accumulator:
-    """Grows ``Sums``.
+    """``Sums`` that grow in place.
 
     Parameters
     ----------
     sums
         Where to begin.
+
+    Examples
+    --------
+    >>> accumulator = Accumulator(Sums.zero(2))
+    >>> products, targets = np.array([[1, 2], [3, 4]], np.uint8), np.array([[256], [256]])
+    >>> accumulator.add(ClearingUpdate(products, targets, labels=("cat", "cat"), classes=("cat",)))
+    >>> accumulator.total().A.tolist(), accumulator.total().T["cat"].tolist()
+    ([10, 14, 20], [1024, 1536])
+    >>> accumulator.add(ClearingUpdate(products[1:], targets[1:], ("cat",), ("cat",)), sign=-1)
+    >>> accumulator.images, accumulator.total().A.tolist()
+    (1, [1, 2, 4])
     """
 
     def __init__(self, sums: Sums) -> None:
@@ -146,11 +156,11 @@ class Accumulator:
         return sum(self.counts)
 
     def add(self, update: ClearingUpdate, sign: int = 1) -> None:
-        """Add the images of an update. With ``sign`` −1 they are taken away."""
+        """Add the images of an update, or subtract them with ``sign`` −1."""
         self._name(update.classes)
         for label in update.labels:
             self.counts[self.classes.index(label)] += sign
-        # No sum is larger than this, and float64 is exact for all that the bound on targets allows.
+        # No sum in the product is larger than this. float64 is exact for all targets up to LARGEST_TARGET.
         largest = 255 * np.abs(update.targets).sum(axis=0).max(initial=0)
         exact = np.float32 if largest <= EXACT else np.float64
         change = update.products.T.astype(exact) @ update.targets.astype(exact)
@@ -159,7 +169,7 @@ class Accumulator:
         self._square.add(update.products, sign)
 
     def add_sums(self, sums: Sums, sign: int = 1) -> None:
-        """Add sums of the same width, or take them away."""
+        """Add sums of the same width, or subtract them with ``sign`` −1."""
         self._name(list(sums.counts))
         for name, count in sums.counts.items():
             place = self.classes.index(name)
@@ -168,7 +178,7 @@ class Accumulator:
         self._square.add_packed(sums.A, sign)
 
     def total(self) -> Sums:
-        """The sums as a value of their own."""
+        """A copy of the sums, as a value."""
         return Sums(
             self._square.packed(),
             {c: T.copy() for c, T in zip(self.classes, self._T, strict=True)},
@@ -176,7 +186,7 @@ class Accumulator:
         )
 
     def equations(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """A, of which only the upper triangle counts, and T: ``float64[D, D]``, ``float64[D, C]``.
+        """A ``float64[D, D]``, of which only the upper triangle is valid, and T ``float64[D, C]``.
 
         The next call overwrites A.
         """

@@ -1,4 +1,4 @@
-"""The learner ``clearing``: the market with a solver, in exact integers."""
+"""The learner ``clearing``: exact integer sums of targets, and weights from a solver."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,9 +18,16 @@ from pipeline.learners.protocol import Quotes
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ClearingQuotes(Quotes):
-    """What the market of ``clearing`` answers for n images, before their labels are known.
+    """What ``clearing`` answers for n images before their labels are known.
 
-    ``products`` uint8[n, D], ``logits`` float32[n, C], ``classes`` the C names.
+    Parameters
+    ----------
+    products
+        ``uint8[n, D]``.
+    logits
+        ``float32[n, C]``.
+    classes
+        The C names.
     """
 
     products: NDArray[np.uint8]
@@ -29,9 +36,9 @@ class ClearingQuotes(Quotes):
 
 
 class Clearing:
-    """Vendors bid on logits; the solver turns the sums of what they found into weights.
+    """Adds up products and targets of images; the solver turns the sums into weights.
 
-    Serves nothing before the first ``clear``, also if it begins with the sums of an earlier run.
+    It knows no class before the first ``clear``, even if it begins with the sums of an earlier run.
 
     Parameters
     ----------
@@ -40,10 +47,26 @@ class Clearing:
     sums
         Where to begin: ``Sums.zero(D)``, or those of an earlier run.
     generation
-        Clearings that led to ``sums``.
+        Clearings so far, in an earlier run.
     loss
-        Scalar loss that pays the vendors. With any but the default the targets depend on the logits of the moment,
-        and so on the order of the stream: the same digest then needs the same targets.
+        Scalar loss that pays the vendors. With another than the default, targets depend on the logits of the moment,
+        and so the digest depends on the order of the stream.
+
+    Examples
+    --------
+    >>> from pipeline.features import Filters, make
+    >>> filters = Filters(seed=0, count=1)
+    >>> learner = Clearing(make(filters, "blas"), Sums.zero(filters.width))
+    >>> images = np.zeros((2, 28, 28), np.uint8)
+    >>> images[0, :, 12:16] = images[1, 12:16] = 255  # an upright bar, and one that lies
+    >>> quotes = learner.quote(images)
+    >>> quotes.predictions()
+    [None, None]
+    >>> learner.add(learner.settle(quotes, ["upright", "flat"]))
+    >>> learner.clear(), learner.classes, learner.generation
+    (True, ('upright', 'flat'), 1)
+    >>> learner.quote(images[:, ::-1]).predictions()
+    ['upright', 'flat']
     """
 
     def __init__(
@@ -60,7 +83,7 @@ class Clearing:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Every class that was added, in the order of appearance."""
+        """Every class that was added, in the order in which they came."""
         return tuple(self._accumulator.classes)
 
     @property
@@ -69,12 +92,12 @@ class Clearing:
         return self._accumulator.images
 
     def quote(self, images: NDArray[np.uint8]) -> ClearingQuotes:
-        """Forward only: ``uint8[n, 28, 28]``. No perturbation reaches the logits."""
+        """Predict images ``uint8[n, 28, 28]`` by a forward pass. No bid reaches the logits."""
         products = self._features(images)
         return ClearingQuotes(products, products.astype(np.float32) @ self._weights, self._served)
 
     def settle(self, quotes: ClearingQuotes, labels: Sequence[str | None]) -> ClearingUpdate:
-        """Let the vendors bid on the labelled images. Changes nothing."""
+        """Find the targets of the labelled images; a label None is no label. Changes nothing."""
         places = np.array([i for i, label in enumerate(labels) if label is not None], np.int64)
         names = [label for label in labels if label is not None]
         classes = tuple(dict.fromkeys([*quotes.classes, *names]))
@@ -90,7 +113,7 @@ class Clearing:
         )
 
     def add(self, update: ClearingUpdate) -> None:
-        """What was found becomes state."""
+        """Add the images of an update to the sums."""
         with self._watched():
             self._accumulator.add(update)
 
@@ -99,12 +122,12 @@ class Clearing:
         self._accumulator.add(update, sign=-1)
 
     def add_sums(self, sums: LooseSums) -> None:
-        """Add what another learner found."""
+        """Add the sums of another learner."""
         with self._watched():
             self._add_sums(sums, sign=1)
 
     def remove_sums(self, sums: LooseSums) -> None:
-        """Take back what images added; the weights follow at the next ``clear``."""
+        """Subtract the sums of images that are taken back. The next ``clear`` is due at once."""
         self._add_sums(sums, sign=-1)
         self._schedule.at_once()
 
@@ -116,25 +139,25 @@ class Clearing:
 
     @contextmanager
     def _watched(self) -> Iterator[None]:
-        """Look for new classes in what is added."""
+        """Tell the schedule whether what is added brings a new class."""
         known, before = len(self._accumulator.classes), self._accumulator.images
         yield
         if len(self._accumulator.classes) > known:
             self._schedule.new_class(before)
 
     def beyond(self, sums: LooseSums, updates: Sequence[ClearingUpdate]) -> LooseSums:
-        """What was added beyond these sums, if that is these updates: few of them stay what they are."""
+        """What was added beyond ``sums``, which is these ``updates``. Few images stay images; many are subtracted."""
         width = self._accumulator.width
         if not updates:
             return LooseSums(Sums.zero(width))
         return LooseSums(None, tuple(updates)) if are_few(updates, width) else LooseSums(self.sums() - sums.summed())
 
     def clear(self) -> bool:
-        """If the schedule says so, state becomes weights; whether it did."""
+        """Turn the sums into weights if the schedule says so. Returns whether it did."""
         if self.images <= 0 or not self._schedule.due(self.images):
             return False
         A, T = self._accumulator.equations()
-        # Of a class that all images were taken back of, nothing is left to predict it by.
+        # A class whose images were all taken back can no longer be predicted.
         known = [place for place, count in enumerate(self._accumulator.counts) if count > 0]
         self._weights = solver.solve(A, T[:, known], self.images)
         self._served = tuple(self._accumulator.classes[place] for place in known)
@@ -143,5 +166,5 @@ class Clearing:
         return True
 
     def sums(self) -> Sums:
-        """Everything that was added, as a value."""
+        """A copy of the sums over everything that was added."""
         return self._accumulator.total()

@@ -7,44 +7,56 @@ from scipy.linalg import cho_factor, cho_solve
 from pipeline.learners.targets import UNIT
 
 PRIOR = 1e-3
-"""α = PRIOR · D · mean of diag A / images: a constant, worth about 2.5 images. Between 3e-4 and 3e-3 it is not
-delicate. Proportional to A it would be too weak where there are about as many images as products."""
+"""α = PRIOR · D · mean(diag A) / images. It hardly depends on how many images there are: it is worth about 2.5 of them.
+Any value from 3e-4 to 3e-3 will do. An α proportional to A would be too weak at about as many images as products."""
 
 FIRST = 32
 """The fewest images from one clearing to the next, unless a class is new."""
 
 GROWTH = 1.0
-"""A clearing is due when the images since a class was last new have grown by this share."""
+"""A clearing is due when the number of images since the last new class has grown by this share."""
 
 
 def solve(A: NDArray[np.float64], T: NDArray[np.float64], images: int) -> NDArray[np.float32]:
-    """W = (A + α·I)⁻¹ T / 256, by Cholesky in float64 (in float32 the factorisation fails at this size).
+    """Weights W = (A + α·I)⁻¹ T / 256: ridge regression, by a Cholesky factorisation.
+
+    It works in float64: in float32 the factorisation fails at D = 2,465.
 
     Parameters
     ----------
     A
-        ``float64[D, D]``, in C order; only the upper triangle is read, and it is overwritten.
+        ``float64[D, D]`` in C order. Only the upper triangle is read; all of it is overwritten.
     T
-        ``float64[D, C]``.
+        ``float64[D, C]``, in 256ths.
     images
-        Images that both were summed over, at least 1.
+        Images in the sums, at least 1.
 
     Returns
     -------
-    ``float32[D, C]``
+    W
+        ``float32[D, C]``.
+
+    Raises
+    ------
+    numpy.linalg.LinAlgError
+        If A + α·I is not positive definite. Sums over images always are.
+
+    References
+    ----------
+    A. Hoerl, R. Kennard, Ridge regression: biased estimation for nonorthogonal problems, 1970.
     """
     diagonal = np.einsum("ii->i", A)
     diagonal += PRIOR * len(A) * diagonal.mean() / images
-    # The upper triangle in C order is the lower one in Fortran's, which LAPACK works on in place.
+    # The upper triangle in C order is the lower one in Fortran order, so LAPACK works in place.
     factor = cho_factor(A.T, lower=True, overwrite_a=True, check_finite=False)
     return np.ascontiguousarray(cho_solve(factor, T, check_finite=False) / UNIT, np.float32)
 
 
 class ClearingSchedule:
-    """When to clear: as rarely as accuracy allows, since a clearing costs as much as learning from 1,000 images.
+    """When to clear: often after a new class, then ever more rarely.
 
-    Often after a class was new, then ever more rarely. Counts images and never time, so that a stream is cleared
-    at the same places on any machine.
+    A clearing costs as much as learning from 1,000 images. The schedule counts images and never time, so that a stream
+    is cleared at the same places on any machine.
     """
 
     def __init__(self) -> None:

@@ -1,10 +1,10 @@
-"""Sums over images as values with + and −: what settling leaves behind, and all that the solver needs.
+"""Sums over images, as values with + and −: all that ``clearing`` remembers, and all that the solver needs.
 
-All of them are integers, so any order, any split over learners and any batch size gives the same sums, and what was
-added can be taken back. ``Sums.digest`` proves it.
+All numbers are integers. So any order, any split over learners and any batch size gives the same sums, and images can
+be subtracted again. ``Sums.digest`` proves it.
 
-Two types hold them. ``Sums`` are the numbers themselves: 24 MB at D = 2,465, and adding two of them takes as long as
-learning from hundreds of images. ``LooseSums`` keep the newest images as images until there are many.
+Two types hold sums. ``Sums`` holds the numbers: 24 MB at D = 2,465, and adding two takes as long as learning from
+hundreds of images. ``LooseSums`` keeps the newest images as images until there are many.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from scipy.linalg.blas import ssyrk
 from pipeline.learners.protocol import Integers
 
 EXACT_IMAGES = 1024
-"""Images squared at once: products less 128 are at most 128, and 1024 · 128² = 2²⁴ is still exact in float32."""
+"""Most images squared at once: |z − 128| is at most 128, and 1024 · 128² = 2²⁴ is still exact in float32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -61,10 +61,10 @@ def packed_rows(packed: Integers, width: int) -> Iterable[Integers]:
 
 
 def centred(products: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Integers]:
-    """Products less 128, ``float32[n, D]``, and what their square lacks, ``int64[D]``.
+    """Products z − 128, ``float32[n, D]``, and what their square lacks, ``int64[D]``.
 
-    With s = Σ z over n images, Σ z zᵀ is Σ (z − 128)(z − 128)ᵀ + 128 (s_i + s_j) − 128² n: the latter is the sum of a
-    number for the row and one for the column. float32 squares up to ``EXACT_IMAGES`` of them without rounding.
+    With s = Σ z over n images and l = 128 s − 128² n / 2, element (i, j) of Σ z zᵀ is that of Σ (z − 128)(z − 128)ᵀ
+    plus l_i + l_j. float32 squares up to ``EXACT_IMAGES`` images without rounding.
     """
     z = (products ^ np.uint8(128)).view(np.int8).astype(np.float32)
     return z, 128 * z.sum(axis=0).astype(np.int64) + 128**2 // 2 * len(z)
@@ -72,14 +72,14 @@ def centred(products: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Integers]
 
 @dataclass(frozen=True, eq=False)
 class Sums:
-    """The numbers that images with products z and targets t add up to.
+    """Sums over images with products z and targets t.
 
     Parameters
     ----------
     A
-        Σ z zᵀ: the upper triangle row by row, ``int64[D(D+1)/2]``.
+        Σ z zᵀ: the upper triangle, row by row, ``int64[D(D+1)/2]``.
     T
-        Σ z t, for each class a column ``int64[D]``; t in 256ths.
+        Σ z t: a column ``int64[D]`` for each class; t in 256ths.
     counts
         Images of each class.
 
@@ -114,7 +114,7 @@ class Sums:
 
     @property
     def classes(self) -> list[str]:
-        """The classes that images were seen of, in the order of their UTF-8 names."""
+        """The classes that have images, in the order of their UTF-8 names."""
         return sorted((name for name, count in self.counts.items() if count), key=str.encode)
 
     def __add__(self, other: Self) -> Self:
@@ -124,7 +124,7 @@ class Sums:
         return self._combined(other, -1)
 
     def with_images(self, updates: Sequence[ClearingUpdate]) -> Self:
-        """These and the images of the updates."""
+        """These sums plus the images of the updates."""
         if not updates:
             return self
         A, T, counts = self.A.copy(), dict(self.T), dict(self.counts)
@@ -150,8 +150,8 @@ class Sums:
     def digest(self, identity: str) -> str:
         """SHA-256 of the identity and of every number, in hexadecimal.
 
-        Little-endian int64: A, then T and count of each class in the order of ``classes``. A class of which nothing
-        is left is left out, so that what was added and taken back leaves no trace.
+        Little-endian int64: A, then T and count of each class, in the order of ``classes``. A class without images is
+        left out, so that images which were added and subtracted leave no trace.
         """
         sha = hashlib.sha256(identity.encode())
         sha.update(self.A.astype("<i8", copy=False).data)
@@ -164,16 +164,16 @@ class Sums:
 
 @dataclass(frozen=True, eq=False)
 class LooseSums:
-    """Dense sums, if there are any, and images that were not added to them yet.
+    """Dense sums, and images that are not yet added to them.
 
-    What a group publishes and adds up: a delta of few images is shorter as images, and adding it takes no time.
+    A group publishes these: few images are shorter as images, and take no time to add.
 
     Parameters
     ----------
     dense
-        None, where all that there is are the images.
+        None if there are only images.
     few
-        Updates that hold the images: fewer than ``EXACT_IMAGES``, after an addition.
+        Updates that hold the images. After an addition they are fewer than ``EXACT_IMAGES``.
     """
 
     dense: Sums | None
@@ -185,7 +185,7 @@ class LooseSums:
         return (self.dense.images if self.dense else 0) + images_of(self.few)
 
     def summed(self) -> Sums:
-        """All of it as dense sums: some 0.1 s at D = 2,465 where there are images. Raises ValueError if empty."""
+        """All of it as dense sums. With images it takes 0.1 s at D = 2,465. Raises ValueError if there is nothing."""
         if not self.dense and not self.few:
             raise ValueError("sums of nothing have no width")
         return (self.dense or Sums.zero(self.few[0].products.shape[1])).with_images(self.few)
@@ -200,17 +200,17 @@ class LooseSums:
 
 
 def are_few(updates: Iterable[ClearingUpdate], width: int) -> bool:
-    """Whether updates are a quarter as long as their sums would be in integers of 32 bits, or shorter."""
+    """Whether the updates are at most a quarter as long as their sums in 32-bit integers."""
     return images_of(updates) <= width // 2
 
 
 def images_of(updates: Iterable[ClearingUpdate]) -> int:
-    """How many images they hold."""
+    """How many images the updates hold."""
     return sum(len(update.labels) for update in updates)
 
 
 def _add_squares(A: Integers, products: NDArray[np.uint8]) -> None:
     z, lacking = centred(products)
-    squares = ssyrk(1.0, z.T, lower=1).T  # of a Fortran matrix the lower triangle, of its transpose the upper one
+    squares = ssyrk(1.0, z.T, lower=1).T  # it fills the lower triangle; transposed, that is the upper one
     for i, row in enumerate(packed_rows(A, len(squares))):
         row += squares[i, i:].astype(np.int64) + lacking[i:] + lacking[i]

@@ -10,7 +10,7 @@ from pipeline.settings import Settings
 
 
 def make(shape: Shape, backend: Backend = "auto") -> Network:
-    """What computes the blocks of a network."""
+    """A network of this shape, computed by the backend."""
     if takes_blas(backend):
         from pipeline.learners.marketplace.blas import BlasNetwork
 
@@ -21,10 +21,10 @@ def make(shape: Shape, backend: Backend = "auto") -> Network:
 
 
 TERMS = {"marketplace": STREAM, "marketplace-published": PUBLISHED}
-"""Of each learner ``marketplace``, but for their seed."""
+"""The terms of each form of ``marketplace``, except for the seed."""
 
 
 def beginning(name: str, settings: Settings) -> tuple[Base, Terms]:
-    """What a learner ``marketplace`` of this name begins with, and keeps to. Raises SnapshotError."""
+    """The base and the terms of a new learner of this name. Raises SnapshotError if the base cannot be read."""
     base = Base.read(settings.base).fresh() if settings.base else Base.untrained(Shape(), settings.seed)
     return base, replace(TERMS[name], seed=settings.seed)

@@ -1,4 +1,4 @@
-"""Base models: what a run of ``marketplace`` begins with, or has become, as a safetensors file."""
+"""Base models: what a run of ``marketplace`` begins with or has become, as a safetensors file."""
 
 import hashlib
 import os
@@ -24,19 +24,27 @@ PRODUCTS = "products"
 
 @dataclass(frozen=True, eq=False)
 class Base:
-    """A network, and how it came to be.
+    """A network, and what it learnt from so far.
 
     Parameters
     ----------
+    shape
+        Sizes of the network.
     parameters
-        float32 vectors, one for each spec.
+        A vector ``float32`` for each spec.
     classes
         The C names.
-    generation, counts, products
-        Updates so far, how many images of each label they settled, and the sum of the products that they settled,
-        float64[D]. Zero where a stream is to begin.
+    generation
+        Updates so far; 0 where a stream is to begin.
+    counts
+        Images of each label in these updates.
+    products
+        Sum of the products of these images, ``float64[D]``.
 
-    Raises ValueError if sizes and shape do not belong together.
+    Raises
+    ------
+    ValueError
+        If the sizes do not fit the shape.
     """
 
     shape: Shape
@@ -54,21 +62,21 @@ class Base:
 
     @classmethod
     def of(cls, shape: Shape, parameters: tuple[Floats, Floats, Floats], classes: tuple[str, ...] = ()) -> "Base":
-        """A network that a stream is to begin with."""
+        """A base for the beginning of a stream."""
         return cls(shape, parameters, classes, 0, {}, np.zeros(shape.products))
 
     @classmethod
     def untrained(cls, shape: Shape, seed: int) -> "Base":
-        """A network that has learnt nothing and knows no class."""
+        """A base with random parameters that knows no class."""
         return cls.of(shape, draws.initial(shape, seed))
 
     def fresh(self) -> "Base":
-        """The same network, for a new stream to begin with."""
+        """The same network, for the beginning of a new stream."""
         return Base.of(self.shape, self.parameters, self.classes)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all of it, in hexadecimal."""
+        """SHA-256 of everything but the shape, in hexadecimal."""
         about = [self.classes, self.generation, sorted(self.counts.items())]
         sha = hashlib.sha256(orjson.dumps(about))
         for part in (*self.parameters, self.products):
@@ -77,12 +85,12 @@ class Base:
 
     @property
     def tensors(self) -> dict[str, NDArray[Any]]:
-        """What a file holds of it as tensors."""
+        """The part that a file holds as tensors."""
         return {**dict(zip(SPECS, self.parameters, strict=True)), PRODUCTS: self.products}
 
     @property
     def about(self) -> dict[str, Any]:
-        """The rest of what a file holds of it, as JSON takes it."""
+        """The part that a file holds as JSON."""
         return {
             "shape": {"side": self.shape.side, "widths": self.shape.widths, "kernels": self.shape.kernels},
             "classes": self.classes,

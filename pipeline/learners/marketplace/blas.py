@@ -14,9 +14,9 @@ CHUNK = 8
 class _Convolution:
     """Convolution, bias and ReLU of ``CHUNK`` maps, in memory of its own.
 
-    The rows of the maps are laid out so that the k·k·c numbers under a window lie side by side, columns first. Every
-    k-th window then begins where the one before ends: k products of matrices make the whole, and nothing is copied
-    but the rows, k times.
+    The rows of the maps are copied k times, so that the k·k·c numbers under a window lie side by side, columns first.
+    Every k-th window then begins where the one before ends. So k products of matrices compute all windows, and nothing
+    else is copied.
     """
 
     def __init__(self, side: int, channels: int, kernel: int, width: int) -> None:
@@ -32,7 +32,7 @@ class _Convolution:
         self._maps = self._out.reshape(-1, width)[:count].reshape(CHUNK, self._out_side, side, width)
 
     def __call__(self, maps: Floats, weights: Floats, bias: Floats) -> Floats:
-        """Up to CHUNK ``maps[n, side, side, c]`` to ``[CHUNK, out, out, width]``, the same memory every time."""
+        """Up to CHUNK ``maps[n, side, side, c]`` to ``[CHUNK, out, out, width]``, in the same memory every time."""
         for y in range(self._kernel):
             self._rows[: len(maps), :, :, y] = maps[:, y : y + self._out_side]
         matrix = weights.reshape(-1, weights.shape[-1])
@@ -53,7 +53,7 @@ class _Workspace:
 
 
 class _Workspaces(threading.local):
-    """Each thread's memory, by spec: allocating it anew each time would cost as much as filling it."""
+    """Each thread's memory, by spec. To allocate it each time would cost as much as to fill it."""
 
     def __init__(self) -> None:
         self.of: dict[int, _Workspace] = {}

@@ -1,8 +1,8 @@
-"""What vendors draw. Everything random comes from Philox, keyed and counted: the same call gives the same numbers.
+"""What vendors draw. Everything random comes from Philox, and the same call always gives the same numbers.
 
-Philox: Salmon, Moraes, Dror, Shaw, Parallel random numbers: as easy as 1, 2, 3, 2011. Only its raw bits are used,
-which are the same in every version of numpy. The key holds the seed and what the numbers are for, the counter the
-generation, the spec and the vendor: a replay draws what was drawn before, in whatever order it asks.
+Philox: Salmon, Moraes, Dror, Shaw, Parallel random numbers: as easy as 1, 2, 3, 2011. Only its raw bits are used:
+they are the same in every version of numpy. The key is the seed and the purpose of the numbers. The counter is the
+generation, the spec and the vendor. So a replay may draw in any order, and draws what was drawn before.
 """
 
 from enum import IntEnum
@@ -15,7 +15,7 @@ from pipeline.learners.marketplace.network import Floats, Shape
 
 
 class Purpose(IntEnum):
-    """What numbers are drawn for; kept in journals by what it does to them, so never renumbered."""
+    """What numbers are drawn for. Journals are replayed with these values, so never renumber them."""
 
     DELTA = 0
     PATH = 1
@@ -26,7 +26,7 @@ class Purpose(IntEnum):
 
 
 def raw(count: int, seed: int, purpose: Purpose, *counter: int) -> NDArray[np.uint64]:
-    """``uint64[count]``, all bits random. ``counter``: up to three numbers that tell the draws of a purpose apart."""
+    """``uint64[count]``, all bits random. Up to three numbers in ``counter`` tell the draws of a purpose apart."""
     words = [0, *counter, 0, 0, 0][:4]
     philox = np.random.Philox(key=np.array([seed, purpose], np.uint64), counter=np.array(words, np.uint64))
     return philox.random_raw(count)
@@ -39,9 +39,9 @@ def uniform(count: int, seed: int, purpose: Purpose, *counter: int) -> Floats:
 
 
 def delta(size: int, seed: int, generation: int, spec: int, vendor: int) -> Floats:
-    """What a vendor adds to its spec's parameters, in units of learning rate × probe: ``float32[size]`` in [-1, 1).
+    """What a vendor adds to its spec's parameters, in units of lr × probe: ``float32[size]`` in [-1, 1).
 
-    Vendor 0 is the leader, and adds nothing.
+    Vendor 0 is the leader and adds nothing.
     """
     if vendor == 0:
         return np.zeros(size, np.float32)
@@ -51,7 +51,7 @@ def delta(size: int, seed: int, generation: int, spec: int, vendor: int) -> Floa
 def path(images: int, vendors: int, seed: int, generation: int, spec: int) -> NDArray[np.int64]:
     """The vendor of a spec that each image goes to: ``int64[images]``.
 
-    A random assignment in which every vendor has as many images as the others, give or take one.
+    The assignment is random, but all vendors get the same number of images, give or take one.
     """
     order = np.argsort(raw(images, seed, Purpose.PATH, 0, spec, generation), kind="stable")
     vendor = np.empty(images, np.int64)
@@ -60,10 +60,10 @@ def path(images: int, vendors: int, seed: int, generation: int, spec: int) -> ND
 
 
 def bids(images: int, pairs: int, classes: int, seed: int, generation: int) -> NDArray[np.int8]:
-    """The bids ξ of the pairs of vendors that every image draws on outputs: ``int8[images, pairs, classes]``, ±1.
+    """The bids ξ on outputs of the pairs of vendors that every image draws: ``int8[images, pairs, classes]``, ±1.
 
-    Rows of a Hadamard matrix, so that the bids of an image are orthogonal where there are as many pairs as classes
-    (rounded up to a power of two); the sign of every column is random, image by image.
+    The bids of an image are rows of a Hadamard matrix, with a random sign for every column. They are orthogonal if
+    there are as many pairs as classes, rounded up to a power of two.
     """
     words = raw(images * -(-classes // 64), seed, Purpose.SIGNS, 0, 0, generation)
     bits = np.unpackbits(words.view(np.uint8).reshape(images, -1), axis=-1, count=classes)
@@ -78,7 +78,7 @@ def upstream(paths: int, sample: int, seed: int, generation: int, spec: int, ven
 
 
 def initial(shape: Shape, seed: int) -> tuple[Floats, Floats, Floats]:
-    """Parameters of a network that has learnt nothing and knows no class."""
+    """Random parameters of the three specs; the last is empty, as there is no class yet."""
     blocks = [
         block.initial(uniform(block.size, seed, Purpose.INITIAL, spec)) for spec, block in enumerate(shape.blocks)
     ]

@@ -1,10 +1,10 @@
 """The learner ``marketplace``: Marketplace as published, and with vendors of outputs.
 
-Its state is the base and the journal of its updates: whoever adds and clears the same updates in the same order, on
-the same kind of machine, has the same bits.
+This is the continual form of Fang-Pen Lin's articles. Every image draws one random path through the vendors. The logits
+of that path are the prediction that is served, and its loss is the outcome of its vendors.
 
-This is the continual form of Fang-Pen Lin's articles: every image draws one random path through the vendors; its
-logits are the prediction served, and its loss is its vendors' outcome.
+The state is the base and the journal of updates: the same updates in the same order give the same bits on the same kind
+of machine.
 """
 
 from collections import Counter
@@ -29,10 +29,20 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarketplaceQuotes(Quotes):
-    """What the market answers for n images, before their labels are known.
+    """What ``marketplace`` answers for n images before their labels are known.
 
-    ``products`` float32[n, D] are those offered to the last spec, ``logits`` float32[n, C], ``classes`` the C names,
-    ``vendor`` int64[3, n] the path of each image, among the vendors of ``generation``.
+    Parameters
+    ----------
+    products
+        ``float32[n, D]``, the input of the last spec.
+    logits
+        ``float32[n, C]``.
+    classes
+        The C names.
+    vendor
+        ``int64[3, n]``, the path of each image: its vendor in each spec.
+    generation
+        The generation of these vendors.
     """
 
     products: Floats
@@ -43,16 +53,16 @@ class MarketplaceQuotes(Quotes):
 
 
 class Marketplace:
-    """Vendors of three specs, paths through them, and steps towards those that did well.
+    """Sends images through vendors, and moves the leaders towards the vendors that did well.
 
     Parameters
     ----------
     base
         Where to begin: a trained model, or ``Base.untrained``.
     network
-        What computes the blocks; of the base's shape.
+        Computes the blocks. It has the shape of the base.
     terms
-        Vendors and step sizes. A journal is replayed with those that it was made with.
+        Vendors and step sizes. Replay a journal with the terms that it was made with.
     loss
         Scalar loss that pays the vendors.
     """
@@ -64,7 +74,7 @@ class Marketplace:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Every class that was added, in the order of appearance."""
+        """Every class that was added, in the order in which they came."""
         return self._model.classes
 
     @property
@@ -78,11 +88,11 @@ class Marketplace:
         return self._model.generation
 
     def base(self) -> Base:
-        """The leaders as they are now, without their vendors."""
+        """A copy of the leaders as they are now."""
         return self._model.base()
 
     def quote(self, images: NDArray[np.uint8]) -> MarketplaceQuotes:
-        """Forward only: ``uint8[n, 28, 28]``, every image by a path of its own."""
+        """Predict images ``uint8[n, 28, 28]``, each by a path of its own. Changes nothing."""
         offered = self._round
         vendor = np.array([self._path(offered, spec, len(images)) for spec in range(3)])
         products = pixels(images)
@@ -95,11 +105,11 @@ class Marketplace:
         return MarketplaceQuotes(flat, logits, offered.classes, vendor, offered.generation)
 
     def settle(self, quotes: MarketplaceQuotes, labels: Sequence[str | None]) -> MarketplaceUpdate:
-        """What the losses of the labelled images say. Changes nothing."""
+        """Find what the losses of the labelled images teach; a label None is no label. Changes nothing."""
         places = np.array([i for i, label in enumerate(labels) if label is not None], np.int64)
         names = [label for label in labels if label is not None]
         classes = tuple(dict.fromkeys([*quotes.classes, *names]))
-        with np.errstate(invalid="ignore", over="ignore"):  # what is not finite is set apart below
+        with np.errstate(invalid="ignore", over="ignore"):  # an image that is not finite is not sound
             paid, slopes = self._losses(quotes, places, targets.columns(names, classes), len(classes))
         sound = np.isfinite(paid) & np.isfinite(slopes).all(axis=1)
         good, settled = places[sound], [names[i] for i in sound.nonzero()[0]]
@@ -116,11 +126,11 @@ class Marketplace:
         )
 
     def add(self, update: MarketplaceUpdate) -> None:
-        """What was found becomes parameters of the leaders, a generation later. They are served from ``clear`` on."""
+        """Move the leaders by an update: a new generation, which is served after the next ``clear``."""
         self._model.apply(update)
 
     def clear(self) -> bool:
-        """Draw the vendors of the newest generation, and serve them; whether it is a new one."""
+        """Draw and serve the vendors of the newest generation. Returns whether that was due."""
         if self._round.generation == self._model.generation:
             return False
         self._round = self._model.round()
@@ -132,7 +142,7 @@ class Marketplace:
         return draws.path(images, offers, self._terms.seed, offered.generation, spec)
 
     def _through(self, spec: int, parameters: Floats, products: Floats, vendor: Integers) -> Floats:
-        """Every image through its vendor of a spec: one batch, in which the images of a vendor lie side by side."""
+        """Send every image through its vendor of a spec, in one batch that is sorted by vendor."""
         offers = len(parameters)
         order = np.argsort(vendor, kind="stable")
         places = np.zeros((offers, -(-len(products) // offers)), np.int64)
@@ -146,7 +156,7 @@ class Marketplace:
     def _losses(
         self, quotes: MarketplaceQuotes, places: Integers, labels: Integers, classes: int
     ) -> tuple[Doubles, Doubles]:
-        """The loss of each path, and the slopes that vendors of outputs find."""
+        """The loss of each path ``float64[m]``, and the slopes from vendors of outputs ``float64[m, C or 0]``."""
         if not len(places):
             return np.zeros(0), np.zeros((0, classes))
         logits = settling.widened(quotes.logits[places], classes)
@@ -163,5 +173,5 @@ class Marketplace:
 
 
 def leaders(base: Base, network: Network) -> Marketplace:
-    """A learner that serves the leaders alone: in ``STREAM`` nothing that vendors perturb reaches the logits."""
+    """A learner that serves the leaders alone: with the terms ``STREAM`` no bid reaches the logits."""
     return Marketplace(base, network, STREAM)

@@ -1,6 +1,6 @@
-"""What a learner ``marketplace`` has become: base, and every update since, applied in order.
+"""The state of a learner ``marketplace``: a base with updates applied to it in order.
 
-The same base, terms and updates give the same bits on the same kind of machine: nothing here depends on an image.
+Nothing here depends on an image. So the same base, terms and updates give the same bits on the same kind of machine.
 """
 
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ from pipeline.learners.marketplace.terms import Terms
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Round:
-    """The vendors of a generation: ``parameters[spec]`` is float32[vendors, size], the leader first."""
+    """The vendors of a generation: ``parameters[spec]`` is ``float32[vendors, size]``, the leader first."""
 
     generation: int
     parameters: tuple[Floats, Floats, Floats]
@@ -24,7 +24,7 @@ class Round:
 
 
 class Model:
-    """Parameters of the leaders, and what else the next step depends on."""
+    """Parameters of the leaders, and whatever else the next step depends on."""
 
     def __init__(self, base: Base, terms: Terms) -> None:
         self.shape, self.terms = base.shape, terms
@@ -35,7 +35,7 @@ class Model:
         self._products = base.products.copy()
 
     def base(self) -> Base:
-        """All of it as a value."""
+        """A copy of the state, as a base."""
         first, second, last = (part.copy() for part in self.parameters)
         products = self._products.copy()
         return Base(self.shape, (first, second, last), self.classes, self.generation, dict(self.counts), products)
@@ -46,7 +46,7 @@ class Model:
         return Round(self.generation, (first, second, last), self.classes)
 
     def apply(self, update: MarketplaceUpdate) -> None:
-        """Take the step that an update says, and draw new vendors from now on."""
+        """Move the leaders by an update. A new generation begins, with new vendors."""
         self._meet(update.classes)
         rest = self.terms.decayed(update.generation) * update.scale
         for spec, direction in self._directions(update).items():
@@ -69,13 +69,13 @@ class Model:
         return draws.delta(size, self.terms.seed, generation, spec, vendor)
 
     def _meet(self, classes: tuple[str, ...]) -> None:
-        """New classes are new rows of zeros in the last spec."""
+        """Give each new class a row of zeros in the last spec."""
         new = tuple(name for name in classes if name not in self.classes)
         self.classes += new
         self.parameters[2] = np.append(self.parameters[2], np.zeros(len(new) * self.shape.products, np.float32))
 
     def _directions(self, update: MarketplaceUpdate) -> dict[int, Floats]:
-        """Σ coefficient × delta of every spec whose parameters are traded, normalised."""
+        """Σ coefficient × delta for every spec whose parameters have vendors, normalised."""
         sizes = self.shape.sizes(update.quoted)
         directions = {}
         for spec, coefficients in zip(self.terms.traded, update.coefficients, strict=True):
@@ -88,10 +88,10 @@ class Model:
         return {s: d / np.float32(lengths[s]) for s, d in directions.items() if lengths[s] > 0}
 
     def _step_outputs(self, update: MarketplaceUpdate, lr: float) -> None:
-        """Against the mean of ê zᵀ, seen from the mean μ of all products so far.
+        """Move the last spec down its slopes, with products seen from their running mean μ.
 
-        The logits are W (z - μ) + b, and W and b move down their slopes. Seen from the origin, the products' common
-        part would carry every new class into all others.
+        The logits are W (z - μ) + b, and W and b each take a step. Products are never negative. Without μ, what they
+        have in common would raise a new class for every image.
         """
         self._products += update.products
         centre = (self._products / self._products[-1])[:-1]

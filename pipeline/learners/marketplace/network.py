@@ -1,12 +1,12 @@
-"""The reference network of the articles, "beautiful MNIST": what its specs are, and how many numbers each one has.
+"""The reference network of the articles, "beautiful MNIST": its specs, and how many numbers each one has.
 
     Conv(1,32,5) ReLU Conv(32,32,5) ReLU InstanceNorm MaxPool |
     Conv(32,64,3) ReLU Conv(64,64,3) ReLU InstanceNorm MaxPool Flatten |
     Linear(576,classes)
 
-The parameters of a spec are one flat ``float32`` vector: a vendor is such a vector too. The first two specs are
-``Block``s of the same make; a backend computes them. The last spec, 0.02% of the arithmetic, is ``linear``, in numpy,
-so that classes may come without anything being compiled anew.
+The parameters of a spec are one flat ``float32`` vector, and so is a vendor. The first two specs are ``Block``s, which
+a backend computes. The last spec is 0.02% of the arithmetic. ``linear`` computes it in numpy, so that a new class needs
+no compilation.
 
 InstanceNorm: Ulyanov, Vedaldi, Lempitsky, Instance Normalization, 2016, with a scale and a shift for each channel.
 """
@@ -64,7 +64,7 @@ class Block:
         return sum(map(prod, self.parts.values()))
 
     def split(self, parameters: Floats) -> dict[str, Floats]:
-        """Views of flat vectors ``[..., size]`` by the names of ``parts``; of a tensor of tinygrad too."""
+        """Views of flat vectors ``[..., size]`` by the names of ``parts``. A tensor of tinygrad will do, too."""
         views, start = {}, 0
         for name, shape in self.parts.items():
             views[name] = parameters[..., start : start + prod(shape)].reshape(*parameters.shape[:-1], *shape)
@@ -85,7 +85,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of the network; the defaults are the article's: 87,850 parameters at 10 classes."""
+    """Sizes of the network. The defaults are the articles': 87,850 parameters at 10 classes."""
 
     side: int = 28
     widths: tuple[int, int] = (32, 64)
@@ -99,7 +99,7 @@ class Shape:
 
     @property
     def products(self) -> int:
-        """D, the number of products that the last spec is offered for an image, the constant 1 among them."""
+        """D, the length of the last spec's input, the constant 1 included."""
         return self.blocks[1].pooled ** 2 * self.widths[1] + 1
 
     def sizes(self, classes: int) -> tuple[int, int, int]:
@@ -115,24 +115,24 @@ class Network(Protocol):
         """Sizes of the network."""
 
     def block(self, spec: int, parameters: Floats, products: Floats) -> Floats:
-        """Products of V vendors of a spec, each for its own m images.
+        """The output of V vendors of a spec, each for its own m images.
 
-        ``parameters[V, size]`` and ``products[V, m, y, x, channels]`` to ``[V, m, y, x, channels]``. What comes out for
-        an image does not depend on the images beside it.
+        All arrays are float32: ``parameters[V, size]`` and ``products[V, m, y, x, channels]`` to
+        ``[V, m, y, x, channels]``. The output for an image does not depend on the images beside it.
         """
 
 
 def pixels(images: NDArray[np.uint8]) -> Floats:
-    """What the first spec is offered: ``uint8[n, y, x]`` to ``float32[n, y, x, 1]``, 0 to 1."""
+    """The input of the first spec: ``uint8[n, y, x]`` to ``float32[n, y, x, 1]``, 0 to 1."""
     return images[..., None] * np.float32(1 / 255)
 
 
 def flatten(products: Floats) -> Floats:
-    """What the last spec is offered: ``[..., y, x, channels]`` to ``[..., D]``, with the constant 1 at the end."""
+    """The input of the last spec: ``[..., y, x, channels]`` to ``[..., D]``, with the constant 1 at the end."""
     flat = products.reshape(*products.shape[:-3], prod(products.shape[-3:]))
     return np.concatenate([flat, np.ones((*flat.shape[:-1], 1), np.float32)], axis=-1)
 
 
 def linear(parameters: Floats, products: Floats) -> Floats:
-    """The last spec: ``parameters[C·D]``, class by class with its bias at the end, and ``products[m, D]`` to logits."""
+    """Logits ``[m, C]``: ``parameters[C·D]``, class by class with the bias at the end, times ``products[m, D]``."""
     return products @ parameters.reshape(-1, products.shape[-1]).T

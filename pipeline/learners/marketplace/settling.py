@@ -1,12 +1,12 @@
-"""Settling: from the losses of paths, and of bids on outputs, to what is published.
+"""Settling: from losses, of paths or of bids on outputs, to the numbers that are published.
 
-Vendors of parameters, the articles' form: a path's loss is its vendors' outcome. z = -(loss - mean) / std over all
-paths; a vendor's coefficient is the sum of z over the paths that went through it; a spec's direction is the sum of
-coefficient times delta over its vendors.
+Vendors of parameters, the articles' form. The loss of a path is the outcome of its vendors: z = -(loss - mean) / std
+over all paths. A vendor's coefficient is the sum of z over its paths. A spec's direction is the sum of coefficient
+times delta over its vendors.
 
-Vendors of outputs: every image draws pairs of vendors that bid h + ξ and h - ξ, ξ of signs; ξ times half the
-difference of their losses estimates the slope of the loss at h. That is the simultaneous perturbation of Spall,
-Multivariate stochastic approximation, 1992, an image at a time.
+Vendors of outputs. Every image draws pairs of vendors, which bid h + ξ and h - ξ, where ξ is a vector of signs. ξ times
+half the difference of their losses estimates the slope of the loss at h. That is the simultaneous perturbation of
+Spall, Multivariate stochastic approximation, 1992, image by image.
 """
 
 import base64
@@ -23,29 +23,32 @@ from pipeline.learners.marketplace.network import Floats
 from pipeline.learners.targets import Loss
 
 NO_SLOPES: tuple[Floats, Floats] = np.zeros((0, 0), np.float32), np.zeros(0, np.float32)
-"""What vendors of parameters publish about slopes."""
+"""Slopes and products of an update by vendors of parameters."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MarketplaceUpdate:
-    """What settling found.
+    """What settling found in a micro-batch.
 
     Parameters
     ----------
     generation
-        Whose vendors were drawn.
-    classes, quoted
-        The C names, and how many of them the vendors knew; the others are new.
+        The generation of the vendors.
+    classes
+        The C names.
+    quoted
+        How many of them the vendors knew, from the first on. The others are new.
     counts
-        Images of each label that were settled.
+        Settled images of each label.
     coefficients
-        One for each vendor, spec by spec, of the specs whose parameters are traded.
+        For each spec whose parameters have vendors, ``float32[vendors]``.
     slopes, products
-        Vendors of outputs: Σ ê zᵀ ``[C, D]`` and Σ z ``[D]``, where z ends with the constant 1; else empty.
+        With vendors of outputs Σ ê zᵀ, ``float32[C, D]``, and Σ z, ``float32[D]``, where z ends with the constant 1.
+        Else empty.
     scale
-        Multiple of the step that was found best.
+        The best multiple of the step.
     unsound
-        Places of images whose loss was not finite: they are not in the update. Not published.
+        Places of images whose loss was not finite. They are not in the update. Not published.
     """
 
     generation: int
@@ -65,7 +68,7 @@ class MarketplaceUpdate:
         return b"".join(part.astype("<f4").tobytes() for part in parts)
 
     def record(self) -> dict[str, Any]:
-        """The update as JSON takes it."""
+        """The update as JSON can hold it."""
         return {
             "generation": self.generation,
             "classes": self.classes,
@@ -103,46 +106,46 @@ Doubles = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 ROUNDING = 2.0**-20
-"""Losses are known to about this share of them: networks compute in float32, of 24 bits."""
+"""Relative error of a loss, roughly: networks compute in float32, which has 24 bits."""
 
 
 def outcomes(losses: Doubles) -> Doubles:
-    """z of paths from their losses: mean 0, deviation 1, the best path's the largest; 0 where all are equal."""
+    """z of each path: mean 0, standard deviation 1, largest for the smallest loss. All are 0 for equal losses."""
     deviation = losses.std() if losses.size else 0.0
     return (losses.mean() - losses) / deviation if deviation > 0 else np.zeros_like(losses)
 
 
 def rounding(losses: Doubles) -> float:
-    """What rounding may add to the z of a path with such losses."""
+    """How much of a z may be rounding, for paths with such losses."""
     deviation = losses.std() if losses.size else 0.0
     return float(ROUNDING * np.abs(losses).mean() / deviation) if deviation > 0 else 0.0
 
 
 def coefficients(losses: Doubles, vendor: Integers, vendors: int) -> Floats:
-    """One number for each vendor of a spec: the sum of z over its paths; ``vendor`` says which one a path took.
+    """The sum of z over the paths of each vendor of a spec: ``float32[vendors]``. ``vendor`` is that of each path.
 
-    0 where paths cancel but for rounding: brought to unit length, that would become a direction.
+    A sum that may be rounding alone becomes 0. Otherwise normalising would make a direction of it.
     """
     sums, paths = np.bincount(vendor, outcomes(losses), vendors), np.bincount(vendor, minlength=vendors)
     return np.where(np.abs(sums) > paths * rounding(losses), sums, 0.0).astype(np.float32)
 
 
 def weights(labels: Sequence[str], before: Mapping[str, int]) -> Doubles:
-    """Weights of labels, inversely proportional to how often they came, now and ``before``; the largest is 1."""
+    """A weight for each label, inversely proportional to how often it came, ``before`` and now; at most 1."""
     counts = Counter(before) + Counter(labels)
     fewest = min(counts.values(), default=1)
     return np.array([fewest / counts[label] for label in labels])
 
 
 def widened(logits: Floats, classes: int) -> Doubles:
-    """Logits with a column of zeros for every class that was not quoted yet."""
+    """Logits ``float64[n, classes]``, with a column of zeros for every class that was not quoted."""
     result = np.zeros((len(logits), classes))
     result[:, : logits.shape[1]] = logits
     return result
 
 
 def slopes(logits: Doubles, labels: Integers, bids: NDArray[np.int8], loss: Loss) -> Doubles:
-    """The market's estimate ê of the slope of the loss at ``logits[n, C]``, from ``bids[n, pairs, C]``."""
+    """The estimate ê of the slope of the loss at ``logits[n, C]``, from ``bids[n, pairs, C]``: ``float64[n, C]``."""
     n, pairs, classes = bids.shape
     h = logits[:, None]
     again = np.repeat(labels, pairs)
@@ -152,6 +155,6 @@ def slopes(logits: Doubles, labels: Integers, bids: NDArray[np.int8], loss: Loss
 
 
 def sums(slopes: Doubles, products: Floats) -> tuple[Floats, Floats]:
-    """What vendors of outputs publish: Σ ê zᵀ ``[C, D]`` and Σ z ``[D]``."""
+    """Σ ê zᵀ, ``float32[C, D]``, and Σ z, ``float32[D]``: what is published with vendors of outputs."""
     z = products.astype(np.float64)
     return (slopes.T @ z).astype(np.float32), z.sum(axis=0).astype(np.float32)

@@ -1,4 +1,4 @@
-"""How a market of paths trades: vendors, step sizes, and the two ways that are used."""
+"""Terms of a run of ``marketplace``: vendors and step sizes. Two sets of terms are in use."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -14,14 +14,14 @@ class Terms:
     Parameters
     ----------
     vendors
-        Of each spec. On parameters: vendors, the leader among them; 1 is the leader alone, whose spec never moves.
-        On outputs: pairs of vendors that every image draws.
+        For each spec. On parameters: how many vendors there are, the leader included; a spec with 1 never moves.
+        On outputs: how many pairs of vendors every image draws.
     last
         What the vendors of the last spec perturb. Those of the others perturb parameters.
     lr, probe
-        Length of a step of the specs with vendors of parameters; a delta is up to lr × probe.
+        Length of a step of the specs with vendors of parameters. A delta is at most lr × probe.
     outputs_lr
-        Step of the last spec against the slope, if its vendors are on outputs.
+        Learning rate of the last spec if its vendors are on outputs.
     lr_decay
         Share of both rates that is lost from one generation to the next.
     unit
@@ -29,12 +29,17 @@ class Terms:
     label_weights
         Whether losses are weighted, inversely to how often their label has come.
     upstream_sampling
-        Training form: how many of the paths that lead to a spec are offered to each of its vendors; 0: all.
-        A leader alone is offered all of them.
+        Training form: how many of the paths that lead to a spec each of its vendors is offered. 0 means all. A leader
+        alone is always offered all.
     scales
-        Training form: multiples of the step that are tried in a second forward pass; the best is taken.
+        Training form: multiples of the step to try in a second forward pass. The best is taken.
+    seed
+        Of everything that is drawn.
 
-    Raises ValueError if there is no such market.
+    Raises
+    ------
+    ValueError
+        If a spec has no vendor, or no scale is given.
     """
 
     vendors: tuple[int, int, int] = (1, 1, 16)
@@ -57,7 +62,7 @@ class Terms:
 
     @property
     def traded(self) -> tuple[int, ...]:
-        """The specs of which parameters have vendors beside the leader."""
+        """The specs whose parameters have vendors besides the leader."""
         specs = range(2 if self.last == "outputs" else 3)
         return tuple(spec for spec in specs if self.vendors[spec] > 1)
 
@@ -70,4 +75,4 @@ PUBLISHED = Terms(vendors=(4, 4, 4), last="parameters", label_weights=True)
 """The continual form of the articles."""
 
 STREAM = Terms()
-"""What learns on a real stream: the last spec's vendors on outputs, sixteen pairs an image; the others stay."""
+"""For a real stream: sixteen pairs of vendors an image on the outputs of the last spec. The other specs never move."""

@@ -39,8 +39,8 @@ def _block(block: Block, parameters: Tensor, products: Tensor) -> Tensor:
 class TinygradNetwork:
     """Computes the blocks of a network.
 
-    Compiles for every number of vendors that it meets, and for numbers of images that are powers of two; others are
-    padded.
+    Compiles once for every number of vendors and of images that it meets. Images are padded to a power of two, so that
+    few numbers come.
     """
 
     def __init__(self, shape: Shape) -> None:

@@ -1,7 +1,7 @@
-"""The training form of the articles (V2): every product of a spec is offered to the vendors of the next one.
+"""The training form of the articles (V2): every vendor of a spec is offered the outputs of all vendors before it.
 
-The paths form a tree, and each path's loss is its mean over the batch. That costs as many forward passes as there are
-paths, and is for training a base, not for a stream.
+The paths form a tree. The loss of a path is its mean over the batch. That costs as many forward passes as there are
+paths, so it trains a base, and does not serve a stream.
 """
 
 from collections import Counter
@@ -33,20 +33,23 @@ class Tree:
 
     @property
     def first(self) -> int:
-        """The first spec that can move; those before it have their leaders alone, or it is the last."""
+        """The first spec that can move. Those before it have their leaders alone."""
         return min([*self.terms.traded, 2])
 
     def still(self, model: Model, images: NDArray[np.uint8]) -> Floats:
-        """What ``uint8[n, 28, 28]`` are to the first spec that can move, ``[n, y, x, c]``: the same at every step."""
+        """The input of the first spec that can move, ``[n, y, x, c]``, for images ``uint8[n, 28, 28]``.
+
+        It is the same at every step.
+        """
         return self._through(range(self.first), model, pixels(images))
 
     def logits(self, model: Model, offered: Floats) -> Floats:
-        """What the leaders answer, ``[n, C]``; ``offered`` is what ``still`` makes of images."""
+        """Logits of the leaders, ``[n, C]``. ``offered`` is the result of ``still``."""
         products = self._through(range(self.first, 2), model, offered)
         return linear(model.parameters[2], flatten(products))
 
     def settle(self, model: Model, offered: Floats, labels: Sequence[str]) -> MarketplaceUpdate:
-        """What the losses of all paths say; ``offered`` is what ``still`` makes of images. Changes nothing."""
+        """Find what the losses of all paths teach. ``offered`` is the result of ``still``. Changes nothing."""
         drawn = model.round()
         classes = tuple(dict.fromkeys([*drawn.classes, *labels]))
         weights = settling.weights(labels, model.counts) if self.terms.label_weights else np.ones(len(labels))
@@ -71,7 +74,7 @@ class Tree:
         return products
 
     def _grow(self, drawn: Round, offered: Floats) -> tuple[Floats, Floats, Integers]:
-        """The products that the last spec is offered ``[P, n, D]``, logits ``[P, n, C]``, and vendors ``[3, P]``."""
+        """The inputs of the last spec ``[P, n, D]``, logits ``[P, n, C]``, and the vendors of each path ``[3, P]``."""
         products = offered[None]
         vendor = np.zeros((3, 1), np.int64)
         for spec in range(self.first, 2):
@@ -88,7 +91,7 @@ class Tree:
         return flat, np.concatenate(logits).reshape(*flat.shape[:2], len(drawn.classes)), vendor
 
     def _branch(self, drawn: Round, spec: int, vendor: Integers) -> tuple[Integers, Integers]:
-        """Which paths each vendor of a spec is offered ``[vendors, U]``, and the vendors of the paths that result."""
+        """The U paths that each vendor of a spec is offered ``[vendors, U]``, and the vendors of the longer paths."""
         offers, paths = len(drawn.parameters[spec]), vendor.shape[1]
         sample = min(self.terms.upstream_sampling or paths, paths) if offers > 1 else paths
         seed = self.terms.seed
