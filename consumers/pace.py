@@ -30,13 +30,30 @@ def batch_limit(batch_size: int, seen: int, share: float) -> int:
     Those of a micro-batch are predicted without what the others teach. So at first a learner that is alone takes half
     as many at once as the images that it has ``seen``. The learners of a large group take an eighth together, since
     what the others have on the way is lacking too.
+
+    Examples
+    --------
+    >>> [batch_limit(256, seen, share=1.0) for seen in (0, 100, 400, 1000)]
+    [32, 50, 200, 256]
+    >>> [batch_limit(256, seen, share=0.25) for seen in (0, 100, 400, 1000)]
+    [8, 8, 16, 39]
     """
     together = seen / (ALONE * share + MANY * (1 - share))
     return min(batch_size, max(1, math.ceil(max(FIRST_LIMIT, together) * share)))
 
 
 class Pace:
-    """When to read and when to publish, from ``now`` on."""
+    """When to read and when to publish, from ``now`` on.
+
+    Examples
+    --------
+    >>> pace = Pace(now=0.0)
+    >>> pace.is_time_to_read(0.1), pace.is_time_to_read(0.3)
+    (False, True)
+    >>> pace.read(begun=0.3, ended=5.3)  # that took long: publish more rarely
+    >>> [second for second in range(30) if pace.is_time_to_publish(second)][0]
+    21
+    """
 
     def __init__(self, now: float, publish_seconds: float = PUBLISH_SECONDS) -> None:
         self._publish_seconds = publish_seconds

@@ -182,6 +182,13 @@ class Scenario(BaseModel):
     """A whole stream. ``rate`` is in images/s for phases without their own; None: as fast as possible.
 
     ``labels`` gives classes another label than their own.
+
+    Examples
+    --------
+    >>> phases = [{"name": "shoes", "images": 300, "classes": {"Sneaker": 2, "Sandal": 1}}]
+    >>> scenario = Scenario(name="mine", about="Two shoes.", phases=phases)
+    >>> scenario.images, scenario.first(120).images, scenario.digest() == scenario.first(120).digest()
+    (300, 120, True)
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
@@ -249,6 +256,12 @@ def load(path_or_name: str, seed: int | None = None, images: int | None = None) 
 
     ``seed`` overrides the file's; ``images`` cuts the stream to its first so many images, or lets the last
     phase go on. Raises ScenarioError, whose text says file, line, key and problem.
+
+    Examples
+    --------
+    >>> dress = load("dress", images=12_000)
+    >>> [(phase.name, phase.images) for phase in dress.phases]
+    [('digits', 10240), ('dress', 1760)]
     """
     if images is not None and not 1 <= images <= _MOST_IMAGES:
         raise ScenarioError(f"images: expected 1 to {_MOST_IMAGES:,}, but it is {images}")

@@ -97,6 +97,14 @@ def encode(image: ImageRecord, topic: str, encoding: Encoding = "raw") -> Record
     """The image as a record of ``topic``, with its id as key. ``jpeg`` changes pixels a little.
 
     Raises RecordError if it could not be read back.
+
+    Examples
+    --------
+    >>> record = encode(ImageRecord("7", "urn:camera", bytes(PIXELS), label="cat"), "images")
+    >>> record.key, len(record.value), dict(record.headers)["ce_label"]
+    (b'7', 784, b'cat')
+    >>> decode(record.value, record.headers).label
+    'cat'
     """
     _check(image)
     headers = [
@@ -120,6 +128,14 @@ def decode(value: bytes, headers: Headers) -> ImageRecord:
     """The image that a record holds; pixels of PNG and JPEG are those that Pillow decodes.
 
     Raises RecordError and nothing else; its reason is one of ``REASONS``.
+
+    Examples
+    --------
+    >>> try:
+    ...     decode(b"", ())
+    ... except RecordError as error:
+    ...     print(error.reason, "-", error)
+    header - ce_specversion: missing; expected 1.0
     """
     known = dict(headers)
     if len(known) != len(headers):

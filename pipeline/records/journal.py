@@ -25,6 +25,15 @@ class JournalEntry(BaseModel):
     letters; ``total`` are the labelled images of each class, ``right`` those of them that were predicted right.
     ``generation`` made the predictions. ``learnt`` is False for a learner that only serves. ``marketplace`` writes its
     ``identity`` and its ``update``, from which what it learnt can be made again.
+
+    Examples
+    --------
+    >>> value = b'''{"v": 1, "group": "learn", "time": 0, "from": {"0": 256}, "to": {"0": 512}, "generation": 4,
+    ...     "images": 256, "dead": 0, "total": {"cat": 100, "dog": 50}, "right": {"cat": 96, "dog": 39},
+    ...     "learnt": true}'''
+    >>> entry = decode(Message("updates", 0, offset=7, timestamp=0, key=b"learn", value=value, headers=()))
+    >>> entry.number, entry.end, entry.labelled, entry.accuracy
+    (7, {0: 512}, 150, 0.9)
     """
 
     model_config = ConfigDict(frozen=True)

@@ -65,8 +65,10 @@ class Clearing:
     >>> learner.add(learner.settle(quotes, ["upright", "flat"]))
     >>> learner.clear(), learner.classes, learner.generation
     (True, ('upright', 'flat'), 1)
-    >>> learner.quote(images[:, ::-1]).predictions()
+    >>> learner.quote(np.roll(images, 2, axis=(1, 2))).predictions()
     ['upright', 'flat']
+    >>> learner.sums().digest("example")[:8]
+    '3087de03'
     """
 
     def __init__(
