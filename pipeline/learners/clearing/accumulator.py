@@ -186,7 +186,7 @@ class Accumulator:
         )
 
     def equations(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """A ``float64[D, D]``, of which only the upper triangle is valid, and T ``float64[D, C]``.
+        """A ``float64[D, D]``, valid in the upper triangle, and T ``float64[D, C]``.
 
         The next call overwrites A.
         """

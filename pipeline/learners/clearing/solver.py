@@ -20,7 +20,7 @@ GROWTH = 1.0
 def solve(A: NDArray[np.float64], T: NDArray[np.float64], images: int) -> NDArray[np.float32]:
     """Weights W = (A + α·I)⁻¹ T / 256: ridge regression, by a Cholesky factorisation.
 
-    It works in float64: in float32 the factorisation fails at D = 2,465.
+    It works in float64: in float32 a weight is wrong by up to 1% of the largest one, at D = 2,465.
 
     Parameters
     ----------
