@@ -11,7 +11,7 @@ RESOLUTION_lowest := lowest-direct
 RESOLUTION_newest := highest
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-lowest test-newest prove speed compare lint requirements dashboards kafka \
+.PHONY: help setup demo test test-fast test-lowest test-newest prove speed compare lint requirements kafka \
   compose-check clean
 
 help:
@@ -24,7 +24,6 @@ help:
 	@echo "make compare every learner on the same streams; hours, and goes on where it was stopped"
 	@echo "make lint    ruff, mypy, and the order of layers"
 	@echo "make requirements  requirements/*.txt in line with pyproject.toml; ARGS=--upgrade: the newest versions"
-	@echo "make dashboards  Grafana's dashboards, written anew from deploy/grafana"
 	@echo "make kafka   a real Kafka broker on this machine, to play with"
 	@echo "make compose-check  docker-compose.yml, brought up on a Docker engine and checked"
 
@@ -78,9 +77,6 @@ requirements: setup
 	@$(COMPILE) --constraints requirements/dev.txt --output-file requirements/base.txt pyproject.toml
 	@$(COMPILE) --constraints requirements/dev.txt --no-emit-package tinygrad --no-emit-package ziglang \
 	  --output-file requirements/image.txt pyproject.toml
-
-dashboards: setup
-	@$(RUN) -m deploy.grafana.generate
 
 kafka: setup
 	@$(RUN) -m deploy.local.kafka $(ARGS)

@@ -20,9 +20,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from benchmarks import report
 from benchmarks.curves import COLOURS
-from deploy.grafana.parts import BLUE
-from deploy.grafana.queries import FOLDER, Line, Panel, Query, ask, marks, name, panels, read
 from deploy.local.prometheus import install
+from deploy.local.queries import FOLDER, Line, Panel, Query, ask, marks, name, panels, read
 from deploy.local.stack import await_value, running
 from pipeline import cli
 from pipeline.data import scenario
@@ -92,7 +91,7 @@ def _drawn(figure: Figure, board: Answered, panel: Panel, answers: Answers) -> F
         axes.tick_params(labelsize=7, length=2)
         axes.xaxis.set_major_formatter("{x:g} min")
         for line in board.phases:
-            axes.axvline(line.times[0], color=BLUE, linestyle=":", linewidth=0.9)
+            axes.axvline(line.times[0], color="#0072B2", linestyle=":", linewidth=0.9)
             axes.text(line.times[0], 1.01, line.labels["phase"], fontsize=5, transform=axes.get_xaxis_transform())
         (_draw_states if kind == "state-timeline" else _draw_lines)(axes, panel, answers)
         legend = panel.spec["options"]["legend"]

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from deploy.check.engine import run
 from deploy.check.stack import ROOT, Stack
-from deploy.grafana import queries
+from deploy.local import queries
 from pipeline.broker import Record, connect
 from pipeline.data import scenario
 from pipeline.errors import MarketstreamError

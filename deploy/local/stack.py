@@ -11,8 +11,8 @@ from typing import Any
 
 import yaml
 
-from deploy.grafana.queries import Query, ask
 from deploy.local.prometheus import Prometheus, free_port
+from deploy.local.queries import Query, ask
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = ROOT / "deploy" / "prometheus"

@@ -10,8 +10,8 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from deploy.grafana.queries import FOLDER, Line, Panel, Query, ask, name, panels, read
 from deploy.local.prometheus import Prometheus, free_port
+from deploy.local.queries import FOLDER, Line, Panel, Query, ask, name, panels, read
 from deploy.local.stack import await_value, config
 from pipeline.monitoring.metrics import Metrics
 from pipeline.monitoring.scores import Scores

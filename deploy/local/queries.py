@@ -2,17 +2,17 @@
 
 import json
 import math
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
+from urllib.parse import urlencode
+from urllib.request import urlopen
 
 from pipeline.errors import MarketstreamError
 
-FOLDER = Path(__file__).parent / "dashboards"
+FOLDER = Path(__file__).parents[1] / "grafana/dashboards"
 
 
 class QueryError(MarketstreamError):
@@ -67,7 +67,7 @@ def panels(board: Mapping[str, Any]) -> list[Panel]:
 
 
 def _query(target: Mapping[str, Any]) -> Query:
-    return Query(target["refId"], target["expr"], target.get("legendFormat", ""), target["instant"])
+    return Query(target["refId"], target["expr"], target.get("legendFormat", ""), target.get("instant", False))
 
 
 def marks(board: Mapping[str, Any]) -> list[Query]:
@@ -80,29 +80,23 @@ def ask(url: str, query: Query, start: float, end: float, step: float) -> list[L
 
     Times are in seconds since 1970. Raises QueryError.
     """
-    if query.instant:
-        answer = _get(f"{url}/api/v1/query", {"query": query.expr, "time": end})
-        found = [_line(series["metric"], [series["value"]]) for series in answer["result"]]
-    else:
-        answer = _get(f"{url}/api/v1/query_range", {"query": query.expr, "start": start, "end": end, "step": step})
-        found = [_line(series["metric"], series["values"]) for series in answer["result"]]
+    times = {"time": end} if query.instant else {"start": start, "end": end, "step": step}
+    address = f"{url}/api/v1/query{'' if query.instant else '_range'}"
+    try:
+        with urlopen(f"{address}?{urlencode({'query': query.expr, **times})}", timeout=30) as response:
+            answer = json.load(response)["data"]["result"]
+    except HTTPError as error:
+        with error:
+            raise QueryError(f"{address}: {json.load(error).get('error')}: {query.expr}") from None
+    except OSError as error:
+        raise QueryError(f"{address}: {error}") from error
+    found = [_line(series["metric"], series.get("values") or [series["value"]]) for series in answer]
     return [line for line in found if line.values]
 
 
 def _line(labels: Mapping[str, str], points: list[tuple[float, str]]) -> Line:
     numbers = [(time, float(value)) for time, value in points if math.isfinite(float(value))]
     return Line(labels, tuple(time for time, _ in numbers), tuple(value for _, value in numbers))
-
-
-def _get(address: str, parameters: Mapping[str, object]) -> Any:
-    try:
-        with urllib.request.urlopen(f"{address}?{urllib.parse.urlencode(parameters)}", timeout=30) as response:
-            return json.load(response)["data"]
-    except urllib.error.HTTPError as error:
-        with error:
-            raise QueryError(f"{address}: {json.load(error).get('error')}: {parameters['query']}") from None
-    except OSError as error:
-        raise QueryError(f"{address}: {error}") from error
 
 
 def name(line: Line, query: Query) -> str:

@@ -1,1 +1,0 @@
-"""The dashboards as code; ``python -m deploy.grafana.generate`` writes the JSON that Grafana reads."""
