@@ -25,7 +25,7 @@ help:
 	@echo "make lint    ruff, mypy, and the order of layers"
 	@echo "make requirements  requirements/*.txt in line with pyproject.toml; ARGS=--upgrade: the newest versions"
 	@echo "make kafka   a real Kafka broker on this machine, to play with"
-	@echo "make compose-check  docker-compose.yml, brought up on a Docker engine and checked"
+	@echo "make compose-check  the tests that bring docker-compose.yml up on a Docker engine: ten minutes"
 
 setup: $(VENV)/.installed
 
@@ -82,7 +82,7 @@ kafka: setup
 	@$(RUN) -m deploy.local.kafka $(ARGS)
 
 compose-check: setup
-	@$(RUN) -m deploy.check $(ARGS)
+	@$(RUN) -m pytest -vv -s --exitfirst -m compose tests/compose $(ARGS)
 
 clean:
 	rm -rf $(VENV) $(VENV)-* runs state build *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -17,12 +17,14 @@ from filelock import FileLock
 
 from deploy.local.kafka import Address, KafkaUnavailableError, Server
 from pipeline.settings import load
+from tests.needs import LEFT_OUT, leave_out
 
 _HERE = Path(__file__).parent
 _SLOW = (
     "benchmarks/learners/test_backprop.py",
     "benchmarks/test_accuracy.py",
     "benchmarks/test_scale.py",
+    "compose/",
     "consumers/test_marketplace.py",
     "consumers/test_recovery.py",
     "deploy/",
@@ -35,8 +37,6 @@ _SLOW = (
     "test_demo.py",
 )
 """What `make test-fast` leaves out: what wants a server or a container, and what takes long."""
-
-_LEFT_OUT = "left out: "
 
 _at_the_end = ExitStack()
 
@@ -99,13 +99,11 @@ def _started() -> Server:
     try:
         return Server(load({}).cache)
     except KafkaUnavailableError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(f"{_LEFT_OUT}a real Kafka broker: {error}")
+        leave_out("a real Kafka broker", error)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     reasons = [str(report.longrepr) for report in terminalreporter.stats.get("skipped", [])]
-    left_out = Counter(r.partition(_LEFT_OUT)[2].rstrip("')") for r in reasons if _LEFT_OUT in r)
+    left_out = Counter(r.partition(LEFT_OUT)[2].rstrip("')") for r in reasons if LEFT_OUT in r)
     for reason, count in left_out.items():
         terminalreporter.write_line(f"LEFT OUT: {count} tests that need {reason}", red=True)

@@ -24,7 +24,7 @@ from pathlib import Path
 from types import FrameType
 
 from consumers import learn
-from deploy.local.prometheus import free_port
+from deploy.local.process import free_ports
 from pipeline.broker import connect
 
 ROOT = Path(__file__).parent.parent
@@ -101,7 +101,7 @@ def drive(url: str, port: int, tracer: Tracer) -> None:
 def traced() -> list[str]:
     """Run the learner, and the image through it. It needs this process's main thread, for the signal that ends it."""
     with tempfile.TemporaryDirectory() as folder:
-        url, port, tracer = f"sqlite:///{folder}/stream.db", free_port(), Tracer()
+        url, (port,), tracer = f"sqlite:///{folder}/stream.db", free_ports(1), Tracer()
         driver = threading.Thread(target=drive, args=(url, port, tracer))
         driver.start()  # before the hook: what the driver itself does is not the image's way
         threading.setprofile(tracer)

@@ -21,7 +21,7 @@ from benchmarks.accuracy import HeldOut
 from benchmarks.curves import Served, predictions
 from benchmarks.scale.model import Costs
 from benchmarks.speed import environment, program, timed
-from deploy.local.prometheus import free_port
+from deploy.local.process import free_ports
 from pipeline.broker import Broker, Member, Message, Partition, Position, Record, Topic
 from pipeline.errors import BrokerError
 from pipeline.features import Filters
@@ -67,7 +67,7 @@ class Learner:
 
     def __init__(self, folder: Path, cores: Collection[int], **settings: object) -> None:
         folder.mkdir(parents=True)
-        self._log, port, self.begun = folder / "log", free_port(), time.monotonic()
+        self._log, (port,), self.begun = folder / "log", free_ports(1), time.monotonic()
         self._address = f"http://127.0.0.1:{port}/metrics"
         variables = environment(**settings, snapshots=folder, metrics_port=port)
         with self._log.open("wb") as log:

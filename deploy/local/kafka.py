@@ -13,14 +13,13 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
 from kafka import KafkaAdminClient
 
+from deploy.local import process
 from pipeline import cli
 from pipeline.broker.kafka.connection import Connection
 from pipeline.errors import BrokerError, MarketstreamError
@@ -33,7 +32,6 @@ USER, PASSWORD = "alice", "wonderland"
 """Who may log in at the port that asks for it."""
 
 START_SECONDS = 60.0
-STOP_SECONDS = 20.0
 _TRIES = 3  # another program may take a port that was free a moment ago
 
 _POM = f"""<project xmlns="http://maven.apache.org/POM/4.0.0">
@@ -92,15 +90,7 @@ class KafkaUnavailableError(MarketstreamError):
 
 def install(cache: Path) -> Path:
     """The directory of Kafka's jars, which are fetched if they are not there. Raises KafkaUnavailableError."""
-    target = cache / f"kafka-{VERSION}"
-    cache.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{target}.lock"):
-        if not _complete(target):
-            with tempfile.TemporaryDirectory(dir=cache) as name:
-                _fetch(Path(name))
-                shutil.rmtree(target, ignore_errors=True)
-                (Path(name) / "libs").rename(target)
-    return target
+    return process.kept(cache / f"kafka-{VERSION}", _fetch, _complete)
 
 
 def _complete(libs: Path) -> bool:
@@ -116,7 +106,7 @@ def _sizes(libs: Path) -> dict[str, str]:
     return {jar.name: str(jar.stat().st_size) for jar in libs.glob("*.jar")}
 
 
-def _fetch(folder: Path) -> None:
+def _fetch(folder: Path) -> Path:
     (folder / "pom.xml").write_text(_POM)
     log.info("fetching Apache Kafka %s with Maven (55 MB, once)", VERSION)
     goal = ["dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=libs"]
@@ -125,9 +115,11 @@ def _fetch(folder: Path) -> None:
     libs = folder / "libs"
     if done.returncode or not list(libs.glob(f"kafka_*-{VERSION}.jar")):
         raise KafkaUnavailableError(
-            f"Maven could not fetch Kafka {VERSION}: {_last_line(done.stdout)}; check the network and its settings.xml"
+            f"Maven could not fetch Kafka {VERSION}: {process.last_line(done.stdout)}; "
+            "check the network and its settings.xml"
         )
     (libs / "list").write_text("".join(f"{name} {size}\n" for name, size in _sizes(libs).items()))
+    return libs
 
 
 def _run(command: list[str], folder: Path, what: str) -> subprocess.CompletedProcess[str]:
@@ -140,18 +132,6 @@ def _run(command: list[str], folder: Path, what: str) -> subprocess.CompletedPro
             f"{what} is not on this machine ({command[0]}): install a JDK of version 17 or newer and Maven, or use "
             "Docker's apache/kafka"
         ) from None
-
-
-def _last_line(text: str) -> str:
-    return next((line.strip() for line in reversed(text.splitlines()) if line.strip()), "no output")
-
-
-def _free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind(("127.0.0.1", 0))
-        return [each.getsockname()[1] for each in sockets]
 
 
 @dataclass(frozen=True)
@@ -183,7 +163,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
         try:
             for last in (False,) * (_TRIES - 1) + (True,):
-                free, self.login_port, controller = _free_ports(3)
+                free, self.login_port, controller = process.free_ports(3)
                 self.port = port or free
                 self._configure(controller)
                 try:
@@ -218,14 +198,12 @@ class Server:
 
     def start(self) -> None:
         """Start it, or start it again on its data and ports. Returns when it answers."""
-        with self.log.open("ab") as output:
-            self._process = subprocess.Popen(
-                self._java("kafka.Kafka", self._folder / "server.properties"),
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is for us, who then stop it in order
-            )
-        self._await()
+        command = self._java("kafka.Kafka", self._folder / "server.properties")
+        self._process = process.start(command, self.log)
+        if not process.until(self._answers, START_SECONDS, self._process):
+            self.kill()
+            said = process.last_line(self.log.read_text())
+            raise KafkaUnavailableError(f"Kafka did not come up ({said}); see {self.log}")
 
     def kill(self) -> None:
         """kill -9."""
@@ -236,11 +214,7 @@ class Server:
     def close(self) -> None:
         """Stop it and remove its data."""
         if self._process:
-            self._process.terminate()
-            try:
-                self._process.wait(STOP_SECONDS)
-            except subprocess.TimeoutExpired:
-                self.kill()
+            process.stop(self._process)
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _configure(self, controller: int) -> None:
@@ -257,24 +231,17 @@ class Server:
         command = self._java("kafka.tools.StorageTool", "format", f"--cluster-id={self._cluster}", "-c", properties)
         done = _run(command, self._folder, "Java")
         if done.returncode:
-            raise KafkaUnavailableError(f"Kafka could not format {data}: {_last_line(done.stdout)}")
+            raise KafkaUnavailableError(f"Kafka could not format {data}: {process.last_line(done.stdout)}")
 
     def _java(self, *arguments: object) -> list[str]:
         return ["java", *_OPTIONS, "-cp", f"{self._libs}/*", *map(str, arguments)]
 
-    def _await(self) -> None:
-        assert self._process is not None
-        deadline = time.monotonic() + START_SECONDS
-        while time.monotonic() < deadline and self._process.poll() is None:
-            with contextlib.suppress(OSError, BrokerError):
-                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
-                connection = Connection(self.url, Settings(kafka_security_protocol="PLAINTEXT"))
-                with contextlib.closing(connection.make(KafkaAdminClient, 0.0)) as admin:
-                    if admin.describe_cluster()["cluster_id"] == self._cluster:  # and not another one at this port
-                        return
-            time.sleep(0.05)
-        self.kill()
-        raise KafkaUnavailableError(f"Kafka did not come up ({_last_line(self.log.read_text())}); see {self.log}")
+    def _answers(self) -> bool:
+        socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+        connection = Connection(self.url, Settings(kafka_security_protocol="PLAINTEXT"))
+        with contextlib.suppress(BrokerError), contextlib.closing(connection.make(KafkaAdminClient, 0.0)) as admin:
+            return bool(admin.describe_cluster()["cluster_id"] == self._cluster)  # and not another one at this port
+        return False
 
 
 def main() -> int:

@@ -4,14 +4,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from deploy.local.prometheus import Prometheus, free_port
+from deploy.local import process, prometheus
 from deploy.local.queries import Query, ask
 
 ROOT = Path(__file__).parents[2]
@@ -31,13 +31,12 @@ class Stack:
 
 def await_value(url: str, expr: str, value: float) -> None:
     """Wait until a query has this one value. Raises TimeoutError."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        lines = ask(url, Query("A", expr, instant=True), 0, time.time(), 1)
-        if [line.values[0] for line in lines] == [value]:
-            return
-        time.sleep(0.1)
-    raise TimeoutError(f"{expr} is not {value} after {PATIENCE:g} s, but {lines}")
+
+    def values() -> list[float]:
+        return [line.values[0] for line in ask(url, Query("A", expr, instant=True), 0, time.time(), 1)]
+
+    if not process.until(lambda: values() == [value], PATIENCE):
+        raise TimeoutError(f"{expr} is not {value} after {PATIENCE:g} s, but {values()}")
 
 
 def config(ports: Mapping[str, Sequence[int]], interval: str) -> dict[str, Any]:
@@ -59,29 +58,21 @@ def running(
 
     Raises PrometheusUnavailableError, or TimeoutError if the learner does not come up.
     """
-    ports = {job: free_port() for job in ("learner", "producer", "prometheus")}
+    jobs = ("learner", "producer", "prometheus")
+    ports = dict(zip(jobs, process.free_ports(len(jobs)), strict=True))
     file = folder / "prometheus.yml"
     file.write_text(yaml.safe_dump(config({job: [port] for job, port in ports.items()}, interval)))
     common = ("--broker", f"sqlite:///{folder}/stream.db")
     with ExitStack() as stack:
-        prometheus = stack.enter_context(closing(Prometheus(programs, file, ports["prometheus"])))
+
+        def program(module: str, *arguments: str) -> "subprocess.Popen[bytes]":
+            command = (sys.executable, "-m", module, *arguments)
+            return stack.enter_context(process.running(command, folder / f"{module}.log", ROOT))
+
+        url = stack.enter_context(prometheus.running(programs, file, ports["prometheus"]))
         flags = ("--snapshots", str(folder / "snapshots"), "--metrics-port", str(ports["learner"]), *learner)
-        stack.enter_context(_process(folder, "consumers.learn", *common, *flags))
-        await_value(prometheus.url, 'up{job="learner"}', 1)
-        port = ("--producer-metrics-port", str(ports["producer"]))
+        program("consumers.learn", *common, *flags)
+        await_value(url, 'up{job="learner"}', 1)
         began = time.time()
-        yield Stack(
-            prometheus.url, began, stack.enter_context(_process(folder, "producers.replay", *producer, *common, *port))
-        )
-
-
-@contextmanager
-def _process(folder: Path, module: str, *arguments: str) -> Iterator["subprocess.Popen[bytes]"]:
-    with (
-        (folder / f"{module}.log").open("wb") as log,
-        subprocess.Popen([sys.executable, "-m", module, *arguments], cwd=ROOT, stdout=log, stderr=log) as process,
-    ):
-        try:
-            yield process
-        finally:
-            process.terminate()
+        port = ("--producer-metrics-port", str(ports["producer"]))
+        yield Stack(url, began, program("producers.replay", *producer, *common, *port))

@@ -4,26 +4,32 @@ from pathlib import Path
 
 import pytest
 
-from deploy.check.engine import CommandError, run
-from deploy.check.stack import ROOT
-from deploy.check.steps import EXAMPLE, CheckError, until
+from tests.compose.engine import CommandError, run
+from tests.compose.stack import EXAMPLE, ROOT, until
 
 
-@pytest.mark.parametrize(("ci", "status", "said"), [("true", 1, "error: no Docker engine"), ("", 0, "LEFT OUT: ")])
+@pytest.mark.parametrize(
+    ("ci", "status", "said"),
+    [("true", 1, "EngineUnavailableError: no Docker"), ("", 0, "LEFT OUT: 12 tests that need a Docker engine")],
+)
 def test_where_no_engine_can_run_the_check_says_so_and_fails_in_ci(
     tmp_path: Path, ci: str, status: int, said: str
 ) -> None:
     environment = {"PATH": str(tmp_path), "CI": ci}  # nothing can be found there: no docker, no dockerd, no apt-get
     done = subprocess.run(
-        [sys.executable, "-m", "deploy.check"], cwd=ROOT, env=environment, capture_output=True, text=True
+        [sys.executable, "-m", "pytest", "-m", "compose", "tests/compose"],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == status, done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
     assert "no Docker engine answers" in done.stdout + done.stderr
 
 
 def test_what_never_comes_is_an_error_that_names_it() -> None:
-    with pytest.raises(CheckError, match="a miracle: not within"):
+    with pytest.raises(AssertionError, match="a miracle: not within"):
         until("a miracle", lambda: None, 0.01)
 
 

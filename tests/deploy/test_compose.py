@@ -12,11 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from deploy.check.stack import COMPOSE, ROOT
 from pipeline.settings import PREFIX, Settings
+from tests.compose.stack import COMPOSE, OVERRIDE, ROOT, SHIPPED
 
-SHIPPED = ROOT / "docker-compose.yml"
-OVERRIDE = ROOT / "deploy/check/override.yml"
 EXAMPLE = ROOT / ".env.example"
 IMAGES = {name: service.get("image") for name, service in yaml.safe_load(SHIPPED.read_text())["services"].items()}
 ONCE = {"topics", "datasets"}

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from deploy.local import prometheus
-from deploy.local.prometheus import Prometheus, PrometheusUnavailableError, free_port, install
+from deploy.local.process import free_ports
+from deploy.local.prometheus import PrometheusUnavailableError, install, running
 from deploy.local.stack import ROOT, SHIPPED
 from tests.deploy.metrics import exported, named
 
@@ -114,5 +115,8 @@ def test_the_package_is_unpacked_once_and_kept_in_the_cache(tmp_path: Path, monk
 
 def test_a_prometheus_that_does_not_come_up_says_why(programs: Path, tmp_path: Path) -> None:
     (tmp_path / "prometheus.yml").write_text("scrape_configs: 7\n")
-    with pytest.raises(PrometheusUnavailableError, match=r"did not come up: .*prometheus\.yml"):
-        Prometheus(programs, tmp_path / "prometheus.yml", free_port())
+    with (
+        pytest.raises(PrometheusUnavailableError, match=r"did not come up: .*prometheus\.yml"),
+        running(programs, tmp_path / "prometheus.yml", *free_ports(1)),
+    ):
+        pass

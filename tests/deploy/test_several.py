@@ -3,14 +3,15 @@
 import random
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from deploy.local.prometheus import Prometheus, free_port
+from deploy.local import prometheus
+from deploy.local.process import free_ports
 from deploy.local.queries import FOLDER, Line, Panel, Query, ask, name, panels, read
 from deploy.local.stack import await_value, config
 from pipeline.monitoring.metrics import Metrics
@@ -48,7 +49,7 @@ def group(programs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         made = [learner(number) for number in range(len(IMAGES))]
         ports = [stack.enter_context(serving(m.registry, "127.0.0.1", 0, lambda: True)) for m, _ in made]
         (folder / "prometheus.yml").write_text(yaml.safe_dump(config({"learner": ports}, "1s")))
-        url = stack.enter_context(closing(Prometheus(programs, folder / "prometheus.yml", free_port()))).url
+        url = stack.enter_context(prometheus.running(programs, folder / "prometheus.yml", *free_ports(1)))
         await_value(url, 'sum(up{job="learner"})', len(IMAGES))
         recorded = "timestamp(job:marketplace_rolling_accuracy_overall_ratio:avg)"
         await_value(url, f"{recorded} > bool {time.time()}", 1)

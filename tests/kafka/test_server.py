@@ -40,11 +40,12 @@ def test_what_is_cached_is_used_and_what_is_damaged_is_fetched_again(
 ) -> None:
     fetched = []
 
-    def fetch(folder: Path) -> None:
+    def fetch(folder: Path) -> Path:
         fetched.append(folder)
         (folder / "libs").mkdir()
         (folder / "libs" / "a.jar").write_bytes(b"whole")
         (folder / "libs" / "list").write_text("a.jar 5\n")
+        return folder / "libs"
 
     monkeypatch.setattr(server, "_fetch", fetch)
     libs = install(tmp_path / "cache")

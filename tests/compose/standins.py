@@ -9,10 +9,10 @@ import os
 import shutil
 from pathlib import Path
 
-from deploy.check.engine import Engine, EngineUnavailableError, install, run
-from deploy.local import kafka as server
+from deploy.local import kafka, process
+from tests.compose.engine import Engine, EngineUnavailableError, install, run
 
-HERE = Path(__file__).parent
+CONTEXTS = Path(__file__).parent / "images"
 RELEASE = "trixie"
 """The Debian that the official Python image is made of too, with the same Python."""
 
@@ -28,9 +28,9 @@ def build(engine: Engine, cache: Path, folder: Path, tags: dict[str, str]) -> No
     engine.docker("import", _debian(cache, folder), "marketstream-check-debian")
     for name, tag in tags.items():
         context = folder / name
-        shutil.copytree(HERE / name, context)
+        shutil.copytree(CONTEXTS / name, context)
         if name == "kafka":
-            shutil.copytree(server.install(cache), context / "libs", copy_function=os.link)
+            shutil.copytree(kafka.install(cache), context / "libs", copy_function=os.link)
         if name == "python":
             shutil.copy(os.environ.get("SSL_CERT_FILE", CERTIFICATES), context / CERTIFICATES.name)
         engine.docker("build", "--quiet", "--network", "host", "--tag", tag, context)
@@ -40,17 +40,16 @@ def _debian(cache: Path, folder: Path) -> Path:
     """A Debian with what all stand-ins need, made once and kept in the cache."""
     sources = _sources()
     mark = hashlib.sha256((PACKAGES + sources).encode()).hexdigest()[:12]
-    target = cache / f"debian-{RELEASE}-{mark}.tar"
-    if not target.exists():
+
+    def make(work: Path) -> Path:
         install("mmdebstrap", "mmdebstrap")
-        listed, made = folder / "debian.sources", folder / target.name
+        listed, made = work / "debian.sources", work / "debian.tar"
         listed.write_text(sources)
         command = ("mmdebstrap", "--quiet", "--variant=minbase", f"--include={PACKAGES}", RELEASE, made, listed)
         run(*command, env={"TMPDIR": str(folder)})
-        cache.mkdir(parents=True, exist_ok=True)
-        shutil.move(made, target.with_suffix(".part"))
-        target.with_suffix(".part").rename(target)
-    return target
+        return made
+
+    return process.kept(cache / f"debian-{RELEASE}-{mark}.tar", make)
 
 
 def _sources() -> str:

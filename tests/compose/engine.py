@@ -3,16 +3,15 @@
 import os
 import shutil
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from deploy.local import process
 from pipeline.errors import MarketstreamError
 
 START_SECONDS = 30.0
-STOP_SECONDS = 30.0
 
 
 class EngineUnavailableError(MarketstreamError):
@@ -34,13 +33,21 @@ def run(*command: str | Path, env: dict[str, str] | None = None) -> str:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine that answers. ``own``: it was started for this check, and has no images but those given to it."""
+    """An engine. ``own``: it was started for this check, and has no images but those given to it."""
 
     variables: dict[str, str]
     own: bool
 
     def docker(self, *arguments: str | Path) -> str:
+        """Run ``docker``. Raises CommandError."""
         return run("docker", *arguments, env=self.variables)
+
+    def answers(self) -> bool:
+        try:
+            self.docker("version", "--format", "{{.Server.Version}}")
+        except CommandError:
+            return False
+        return True
 
 
 @contextmanager
@@ -50,26 +57,22 @@ def engine(folder: Path) -> Iterator[Engine]:
     Raises EngineUnavailableError.
     """
     found = Engine({}, own=False)
-    if shutil.which("docker") and _answers(found):
+    if shutil.which("docker") and found.answers():
         yield found
         return
     install("docker.io", "dockerd")
     own = Engine({"DOCKER_HOST": f"unix://{folder}/docker.sock", "DOCKER_BUILDKIT": "0"}, own=True)
-    process = _start(folder, own)
+    # The host's firewall and routes stay as they are: published ports go through docker-proxy.
+    flags = ("--iptables=false", "--ip-masq=false", "--ip-forward=false", "--bridge=none")
+    places = ("--data-root", folder / "images", "--exec-root", folder / "run", "--pidfile", folder / "dockerd.pid")
+    log = folder / "dockerd.log"
     try:
-        _await(process, own, folder / "dockerd.log")
-        yield own
+        with process.running(("dockerd", "-H", own.variables["DOCKER_HOST"], *places, *flags), log) as daemon:
+            if not process.until(own.answers, START_SECONDS, daemon):
+                raise EngineUnavailableError(f"dockerd does not come up here: {process.last_line(log.read_text())}")
+            yield own
     finally:
-        _stop(process)
         _unmount(folder)
-
-
-def _answers(candidate: Engine) -> bool:
-    try:
-        candidate.docker("version", "--format", "{{.Server.Version}}")
-    except CommandError:
-        return False
-    return True
 
 
 def install(package: str, program: str) -> None:
@@ -85,37 +88,6 @@ def install(package: str, program: str) -> None:
         run("apt-get", "install", "-qq", "--no-install-recommends", package)
     except CommandError as error:
         raise EngineUnavailableError(f"no Docker engine answers, and {package} cannot be installed: {error}") from None
-
-
-def _start(folder: Path, own: Engine) -> "subprocess.Popen[bytes]":
-    # The host's firewall and routes stay as they are: published ports go through docker-proxy.
-    flags = ["--iptables=false", "--ip-masq=false", "--ip-forward=false", "--bridge=none"]
-    places = ["--data-root", folder / "images", "--exec-root", folder / "run", "--pidfile", folder / "dockerd.pid"]
-    with (folder / "dockerd.log").open("wb") as log:
-        return subprocess.Popen(
-            ["dockerd", "-H", own.variables["DOCKER_HOST"], *map(str, places), *flags],
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # a Ctrl-C is for us, who then stop it in order
-        )
-
-
-def _await(process: "subprocess.Popen[bytes]", own: Engine, log: Path) -> None:
-    deadline = time.monotonic() + START_SECONDS
-    while not _answers(own):
-        if process.poll() is not None or time.monotonic() > deadline:
-            last = (log.read_text().splitlines() or ["no output"])[-1]
-            raise EngineUnavailableError(f"dockerd does not come up here: {last}")
-        time.sleep(0.2)
-
-
-def _stop(process: "subprocess.Popen[bytes]") -> None:
-    process.terminate()
-    try:
-        process.wait(STOP_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
 
 
 def _unmount(folder: Path) -> None:

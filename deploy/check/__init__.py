@@ -1,1 +1,0 @@
-"""`make compose-check`: the shipped docker-compose.yml, brought up and watched."""
