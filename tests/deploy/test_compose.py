@@ -190,6 +190,13 @@ def test_the_dockerfile_is_clean() -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_what_the_image_compiles_is_sent_to_whoever_builds_it() -> None:
+    compiled = re.findall(r"compileall -q (.*?) \\\n", (ROOT / "deploy/Dockerfile").read_text())
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert compiled
+    assert set(compiled[0].split()) <= sent
+
+
 def test_the_program_of_the_image_loads_without_tinygrad() -> None:
     code = (
         "import sys; sys.modules['tinygrad'] = None; "
