@@ -14,6 +14,7 @@ from pathlib import Path
 import orjson
 import pytest
 from filelock import FileLock
+from hypothesis import settings
 
 from deploy.local.kafka import Address, KafkaUnavailableError, Server
 from pipeline.settings import load
@@ -37,6 +38,9 @@ _SLOW = (
     "test_demo.py",
 )
 """What `make test-fast` leaves out: what wants a server or a container, and what takes long."""
+
+settings.register_profile("untimed", deadline=None)  # how long an example takes is for benchmarks
+settings.load_profile("untimed")
 
 _at_the_end = ExitStack()
 

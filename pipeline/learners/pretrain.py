@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +188,8 @@ def main(command_line: Sequence[str] | None = None) -> int:
     splits = datasets.load("mnist", "train", settings), datasets.load("mnist", "test", settings)
     training = Training(arguments.out, make(Shape(), settings.backend), terms, arguments.batch, splits)
     training.until(arguments.steps, arguments.look)
-    plot(training.course, arguments.out.with_suffix(".png"))
+    if find_spec("matplotlib"):  # of the extra "plot"
+        plot(training.course, arguments.out.with_suffix(".png"))
     steps, images, seconds, right = training.course.points[-1]
     result = {"base": str(arguments.out), "steps": steps, "images": images, "seconds": seconds, "accuracy": right}
     text = f"{arguments.out}: {right:.4f} of the test digits right after {steps:,} steps, {seconds:,.0f} s"

@@ -23,7 +23,7 @@ def test_every_schedule_comes_to_the_same_sums_and_predicts_each_image_once(firs
     assert first_violation(range(first, first + 400)) is None
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.integers(0, 1 << 20), max_size=400))
 def test_so_does_every_schedule_that_hypothesis_thinks_of(choices: list[int]) -> None:
     left, random = iter(choices), Random(0)

@@ -54,7 +54,7 @@ def plain(images: Images, labels: list[str | None]) -> tuple[dict[str, Doubles],
 STREAMS = given(st.integers(1, 60), st.integers(1, 20), st.integers(0, 99))
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @STREAMS
 def test_slda_keeps_the_means_and_the_covariance_of_the_article(count: int, batch: int, seed: int) -> None:
     images, labels = drawn(count, seed)
@@ -79,7 +79,7 @@ def test_slda_serves_the_discriminants_of_the_article() -> None:
     assert np.allclose(learner.quote(images).logits, expected, rtol=1e-3, atol=1e-3)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @STREAMS
 def test_ncm_predicts_the_class_with_the_nearest_mean(count: int, batch: int, seed: int) -> None:
     images, labels = drawn(count, seed)

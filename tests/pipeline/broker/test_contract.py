@@ -105,7 +105,7 @@ record_parts = st.tuples(
 
 
 @given(st.lists(record_parts, min_size=1, max_size=20))
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_whatever_is_written_is_read(
     broker: Broker, topic: str, parts: list[tuple[bytes, bytes | None, Headers]]
 ) -> None:

@@ -22,7 +22,6 @@ import numpy as np
 import orjson
 import pytest
 from hypothesis import given
-from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from pipeline.data import packages
@@ -212,7 +211,6 @@ def test_a_wrong_file_is_refused_with_its_name_both_hashes_and_what_to_do(tmp_pa
     assert "\n" not in text
 
 
-@hypothesis_settings(deadline=None)
 @given(st.data())
 def test_no_damage_to_a_file_gets_past_the_check(data: st.DataObject) -> None:
     right, zipped = MNIST[IMAGES], data.draw(st.booleans())

@@ -95,7 +95,7 @@ entries = st.dictionaries(
 )
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(entries, st.integers(1, 60)), min_size=1, max_size=3), st.booleans())
 def test_overlapping_classes_never_take_an_image_twice_and_with_repeat_only_once_all_are_used(
     tmp_path_factory: pytest.TempPathFactory, phases: list[tuple[dict[str, int], int]], repeat: bool

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.broker import Headers, Message
@@ -151,7 +151,6 @@ IMAGES = ClearingUpdate(
 contents = st.sampled_from([sums([1, 2, 3]), LooseSums(None, (IMAGES,))])
 
 
-@settings(deadline=None)
 @given(contents, st.integers(0, 1 << 16), st.integers(1, 255))
 def test_bytes_that_changed_never_change_what_is_read(value: LooseSums, place: int, flipped: int) -> None:
     delta = Delta("a-1", {0: (0, 4)}, value, 4)
@@ -167,7 +166,6 @@ def test_bytes_that_changed_never_change_what_is_read(value: LooseSums, place: i
         assert found.sums.summed().digest("") == delta.sums.summed().digest("")
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_damaged_record_is_refused(data: st.DataObject) -> None:
     [piece] = encode("sums", RUN, Delta("a-1", {0: (0, 4)}, data.draw(contents), 4))

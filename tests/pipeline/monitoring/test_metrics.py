@@ -154,7 +154,7 @@ LABELS = st.sampled_from(["a", "b", "c", OTHER])
 OUTCOMES = st.lists(st.tuples(LABELS, st.one_of(LABELS, st.none())), max_size=30)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(OUTCOMES)
 def test_confusion_adds_up_to_images(outcomes: list[Outcome]) -> None:
     seen = scrape(outcomes)
@@ -177,7 +177,7 @@ def test_what_was_taken_for_a_class_that_no_image_came_of_yet_is_named() -> None
     assert scrape([("a", "b")])["marketplace_confusion_total"] == {("a", "b"): 1}
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(OUTCOMES, OUTCOMES)
 def test_counters_never_go_down(before: list[Outcome], after: list[Outcome]) -> None:
     earlier, later = scrape(before), scrape([*before, *after])

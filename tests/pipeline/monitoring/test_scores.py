@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.monitoring.scores import NOTHING, ClassScore, Scores
@@ -47,7 +47,6 @@ def visible(scores: Scores) -> tuple[object, ...]:
     return scores.classes(), scores.confusion(), scores.images, scores.correct, scores.rolling
 
 
-@settings(deadline=None)
 @given(OUTCOMES, WINDOWS)
 def test_each_class_is_scored_over_its_own_last_images(outcomes: list[Outcome], window: int) -> None:
     scores = scores_of(outcomes, window)
@@ -56,7 +55,6 @@ def test_each_class_is_scored_over_its_own_last_images(outcomes: list[Outcome], 
     assert [rounded(score) for score in scores.classes()] == expected
 
 
-@settings(deadline=None)
 @given(OUTCOMES, WINDOWS)
 def test_all_classes_together_are_scored_over_the_last_images_of_any(outcomes: list[Outcome], window: int) -> None:
     scores = scores_of(outcomes, window)
@@ -65,7 +63,6 @@ def test_all_classes_together_are_scored_over_the_last_images_of_any(outcomes: l
     assert scores.rolling == (sum(right[-window:]) / len(right[-window:]) if right else 0.0)
 
 
-@settings(deadline=None)
 @given(OUTCOMES)
 def test_confusion_counts_every_image_once(outcomes: list[Outcome]) -> None:
     confusion = scores_of(outcomes, 5).confusion()
@@ -93,7 +90,6 @@ def test_forgetting_is_the_best_less_the_present_and_goes_when_it_is_learnt_agai
     assert scores_of([*right, *wrong, *right], 4).classes()[0].forgetting == 0.0
 
 
-@settings(deadline=None)
 @given(OUTCOMES, OUTCOMES, WINDOWS)
 def test_a_restart_in_the_middle_changes_nothing(before: list[Outcome], after: list[Outcome], window: int) -> None:
     whole = scores_of([*before, *after], window)
@@ -103,7 +99,6 @@ def test_a_restart_in_the_middle_changes_nothing(before: list[Outcome], after: l
     assert again.state() == whole.state()
 
 
-@settings(deadline=None)
 @given(OUTCOMES, OUTCOMES, WINDOWS, WINDOWS)
 def test_a_restart_with_a_smaller_window_looks_at_the_newest_images(
     before: list[Outcome], after: list[Outcome], window: int, less: int

@@ -99,7 +99,7 @@ def test_updates_settled_on_older_vendors_are_replayed_as_they_were_added() -> N
     assert "late" in learner.classes
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(place=st.integers(0, 10_000), text=st.sampled_from(["numbers", "vendors", "classes", "generation"]))
 def test_a_damaged_record_is_refused(place: int, text: str) -> None:
     images, labels = stream(8)

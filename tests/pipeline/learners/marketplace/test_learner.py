@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -89,7 +89,6 @@ def test_an_image_s_logits_do_not_depend_on_the_images_beside_it() -> None:
     np.testing.assert_allclose(learner.quote(images).logits, alone, rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 70), v=st.integers(1, 9), seed=st.integers(0, 99), generation=st.integers(0, 9))
 def test_every_vendor_is_taken_as_often_as_the_others(n: int, v: int, seed: int, generation: int) -> None:
     counts = np.bincount(draws.path(n, v, seed, generation, 0), minlength=v)
@@ -108,7 +107,6 @@ def test_draws_depend_on_seed_generation_spec_and_vendor_and_on_nothing_else() -
     assert abs(many.mean()) < 0.01
 
 
-@settings(deadline=None)
 @given(n=st.integers(1, 6), pairs=st.integers(1, 16), classes=st.integers(1, 12), seed=st.integers(0, 99))
 def test_the_slope_that_pairs_find_is_the_reference_s(n: int, pairs: int, classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -120,7 +118,6 @@ def test_the_slope_that_pairs_find_is_the_reference_s(n: int, pairs: int, classe
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None)
 @given(classes=st.integers(1, 16), seed=st.integers(0, 99))
 def test_as_many_pairs_as_classes_find_the_slope_without_noise(classes: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -145,7 +142,6 @@ def test_a_step_of_outputs_is_that_of_weights_and_bias_seen_from_the_mean_produc
     np.testing.assert_allclose(last, np.column_stack([weights, bias]), rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None)
 @given(st.lists(st.sampled_from("abc"), min_size=1), st.dictionaries(st.sampled_from("abcd"), st.integers(1, 9)))
 def test_label_weights_make_every_label_count_the_same(labels: list[str], before: dict[str, int]) -> None:
     weights = settling.weights(labels, before)

@@ -135,7 +135,7 @@ TERMS = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(shape=SHAPES, terms=TERMS, count=COUNTS, generation=st.integers(0, 5))
 def test_a_continual_step_is_the_reference_s(shape: Shape, terms: Terms, count: int, generation: int) -> None:
     assume(check_continual(BlasNetwork, shape, terms, count, generation))
@@ -156,7 +156,7 @@ def grown(terms: Terms, generation: int) -> list[list[int]]:
     return paths
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(shape=SHAPES, terms=TERMS, generation=st.integers(0, 5), sampling=st.integers(0, 3), several=st.booleans())
 @example(
     shape=Shape(side=12, widths=(1, 1), kernels=(3, 2)),
