@@ -247,7 +247,9 @@ class Worker:
             self._save_if_due()
 
     def _save_if_due(self) -> None:
-        if self.state.owner.reach - self.state.saved >= self._settings.snapshot_images:
+        """A snapshot is due after so many images, and when images were taken back: nothing else may serve those."""
+        reach, saved = self.state.owner.reach, self.state.saved
+        if reach.offsets - saved.offsets >= self._settings.snapshot_images or reach.retractions > saved.retractions:
             self._snapshots.save(self.state)
 
     def _take_over(self, stop: threading.Event) -> None:

@@ -8,6 +8,7 @@ MarketstreamError          what was wrong, where, and what to do about it, in on
 ├── SnapshotError          a snapshot that is damaged or is of another identity
 ├── RecoveryError          stream and snapshots do not fit together
 ├── SumsError              a record of ``sums`` that is damaged, or was learnt by a learner that differs
+├── SolverError            sums that no images add up to
 ├── OutOfStepError         a record of ``sums`` that does not follow what was read: begin anew
 └── BrokerError            the broker
     ├── TopicError         a topic that is missing or does not fit
@@ -60,6 +61,10 @@ class RecoveryError(MarketstreamError):
 
 class SumsError(MarketstreamError):
     """A record of ``sums`` that is damaged, or is of another group or identity."""
+
+
+class SolverError(MarketstreamError):
+    """Sums that no images add up to: no weights can be made of them."""
 
 
 class OutOfStepError(MarketstreamError):

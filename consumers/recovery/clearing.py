@@ -206,7 +206,7 @@ class ClearingRecovery(Recovery):
         shared = replace(_shared(start, log_identity.topic_id), sums=LooseSums(None))  # the owner asks the learner
         owner = SingleOwner[ClearingUpdate, LooseSums](self.group, shared, lambda: LooseSums(learner.sums()))
         state = self._made(log_identity, learner, owner)
-        state.saved = sum(owner.clock.values())
+        state.saved = owner.shared.reach
         return state
 
     def _from_group_log(self, log_identity: LogIdentity) -> State:

@@ -15,7 +15,7 @@ from consumers.microbatch import MicroBatch
 from pipeline.broker import Broker, Consumer, Partition, Record
 from pipeline.errors import RecoveryError, SnapshotError
 from pipeline.group.membership import Change, Learnt, PartitionOwner, Publication
-from pipeline.group.shared import GroupRecord
+from pipeline.group.shared import GroupRecord, Reach
 from pipeline.group.single import ServingOwner
 from pipeline.learners.identity import Identity
 from pipeline.learners.protocol import AnyLearner
@@ -108,7 +108,7 @@ class State(ABC):
     scored: int = 0
     alone: bool = True
     predicted: Mapping[int, int] = field(default_factory=dict)
-    saved: int = 0
+    saved: Reach = Reach()
     in_order: InOrder | None = None
 
     @property
@@ -211,7 +211,7 @@ class Recovery(ABC):
         state = self.learning(own, topic_id)
         if own:
             state.served(own.generation)
-            state.saved = sum(own.clock.values())
+            state.saved = Reach(sum(own.clock.values()), len(own.retracted))
             if own.scores and own.predictions:
                 state.scores, state.scored = Scores.restored(own.scores, self.settings.window), own.predictions
         if lost:

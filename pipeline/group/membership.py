@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from pipeline.errors import FencedError, RecoveryError
-from pipeline.group.shared import Checkpoint, Clock, Delta, G, GroupRecord
+from pipeline.group.shared import Checkpoint, Clock, Delta, G, GroupRecord, Reach
 
 U = TypeVar("U")
 U_contra = TypeVar("U_contra", contravariant=True)
@@ -176,9 +176,9 @@ class PartitionOwner(ABC, Generic[U, G]):
         return True
 
     @property
-    def reach(self) -> int:
-        """How far a snapshot would reach: its clock, all partitions added up."""
-        return sum(self.positions.values())
+    def reach(self) -> Reach:
+        """How far a snapshot would reach now."""
+        return Reach(sum(self.positions.values()))
 
     def read(self, record: GroupRecord[G], position: int) -> Change[U, G]:  # noqa: ARG002
         """Take in a committed record of ``sums``. This owner follows nobody and ignores it."""

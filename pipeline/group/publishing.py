@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from pipeline.errors import FencedError
 from pipeline.group.membership import Acquired, Change, Learnt, PartitionOwner, Publication, U
-from pipeline.group.shared import Checkpoint, Clock, Delta, G, GroupRecord, Retraction, Shared
+from pipeline.group.shared import Checkpoint, Clock, Delta, G, GroupRecord, Reach, Retraction, Shared
 
 LONG_DELTA, SHORT_DELTA = 1_000, 50
 """In images. A longer delta takes no longer to read, and a shorter one is read no faster."""
@@ -132,8 +132,8 @@ class PublishingOwner(PartitionOwner[U, G]):
         return not self._awaited and not self._spans()
 
     @property
-    def reach(self) -> int:
-        return sum(self.shared.clock.values())
+    def reach(self) -> Reach:
+        return self.shared.reach
 
     def kept(self) -> Shared[G]:
         """What a snapshot holds: sums that this learner cannot lose."""

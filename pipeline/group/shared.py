@@ -13,7 +13,7 @@ This code knows no broker, wall clock or file. The sums may be any values with +
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Generic, Protocol, Self, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from pipeline.errors import OutOfStepError
 
@@ -63,6 +63,13 @@ class Retraction(Generic[G]):
     sums: G
 
 
+class Reach(NamedTuple):
+    """How far a snapshot reaches: the offsets of its clock, all partitions added up, and its retractions."""
+
+    offsets: int = 0
+    retractions: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Shared(Generic[G]):
     """Shared sums.
@@ -83,6 +90,11 @@ class Shared(Generic[G]):
     clock: Clock = field(default_factory=dict)
     position: int = 0
     retracted: frozenset[str] = frozenset()
+
+    @property
+    def reach(self) -> Reach:
+        """How far a snapshot of them reaches."""
+        return Reach(sum(self.clock.values()), len(self.retracted))
 
     def lacks(self, record: "GroupRecord[G]") -> bool:
         """Whether the record has yet to be added. Raises OutOfStepError if it does not fit the clock."""

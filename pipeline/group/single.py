@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from pipeline.group.membership import Acquired, Change, Learnt, OwnedPartition, PartitionOwner, U
-from pipeline.group.shared import Clock, G, GroupRecord, Retraction, Shared
+from pipeline.group.shared import Clock, G, GroupRecord, Reach, Retraction, Shared
 
 
 class SingleOwner(PartitionOwner[U, G]):
@@ -29,6 +29,10 @@ class SingleOwner(PartitionOwner[U, G]):
     @property
     def clock(self) -> Clock:
         return self.shared.clock
+
+    @property
+    def reach(self) -> Reach:
+        return self.shared.reach._replace(offsets=sum(self.positions.values()))
 
     def kept(self) -> Shared[G]:
         """What a snapshot holds."""

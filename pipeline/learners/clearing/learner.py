@@ -8,6 +8,7 @@ from itertools import compress
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.errors import SolverError
 from pipeline.features import Features
 from pipeline.learners import targets
 from pipeline.learners.clearing import solver
@@ -156,8 +157,15 @@ class Clearing:
 
     def clear(self) -> bool:
         """Turn the sums into weights if the schedule says so. Returns whether it did."""
-        if self.images <= 0 or not self._schedule.due(self.images):
+        if not self._schedule.due(self.images):
             return False
+        if below := [c for c, n in zip(self.classes, self._accumulator.counts, strict=True) if n < 0]:
+            raise SolverError(
+                f"more images of {', '.join(map(repr, below))} were taken back than learnt: the sums are wrong; begin "
+                "another --group with an older --snapshot that `marketstream history verify` finds the same"
+            )
+        if not self.images:
+            return self._forget_all()
         A, T = self._accumulator.equations()
         # A class whose images were all taken back can no longer be predicted.
         known = [place for place, count in enumerate(self._accumulator.counts) if count > 0]
@@ -166,6 +174,13 @@ class Clearing:
         self._schedule.cleared(self.images)
         self.generation += 1
         return True
+
+    def _forget_all(self) -> bool:
+        """Of no images there are no weights and no classes. Returns whether there were any."""
+        had_some = bool(self._served)
+        self._weights, self._served = self._weights[:, :0], ()
+        self.generation += had_some
+        return had_some
 
     def sums(self) -> Sums:
         """A copy of the sums over everything that was added."""

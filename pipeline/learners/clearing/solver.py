@@ -4,6 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from pipeline.errors import SolverError
 from pipeline.learners.targets import UNIT
 
 PRIOR = 1e-3
@@ -38,7 +39,7 @@ def solve(A: NDArray[np.float64], T: NDArray[np.float64], images: int) -> NDArra
 
     Raises
     ------
-    numpy.linalg.LinAlgError
+    SolverError
         If A + α·I is not positive definite. Sums over images always are.
 
     References
@@ -48,7 +49,13 @@ def solve(A: NDArray[np.float64], T: NDArray[np.float64], images: int) -> NDArra
     diagonal = np.einsum("ii->i", A)
     diagonal += PRIOR * len(A) * diagonal.mean() / images
     # The upper triangle in C order is the lower one in Fortran order, so LAPACK works in place.
-    factor = cho_factor(A.T, lower=True, overwrite_a=True, check_finite=False)
+    try:
+        factor = cho_factor(A.T, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError as error:
+        raise SolverError(
+            f"the sums over {images:,} images are not those of any images ({error}): begin another --group with an older "
+            "--snapshot that `marketstream history verify` finds the same"
+        ) from error
     return np.ascontiguousarray(cho_solve(factor, T, check_finite=False) / UNIT, np.float32)
 
 

@@ -35,7 +35,7 @@ def test_what_it_keeps_is_all_that_it_has_learnt() -> None:
     me = owned(single(Shared(0, {0: 10}), tally), 10)
     learn(me, 5, tally)
     kept = me.kept()
-    assert (kept.sums, kept.clock, me.reach) == (15, {0: 15}, 15)
+    assert (kept.sums, kept.clock, me.reach) == (15, {0: 15}, (15, 0))
     assert me.complete
 
 
