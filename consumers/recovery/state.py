@@ -108,7 +108,7 @@ class State(ABC):
     scored: int = 0
     alone: bool = True
     predicted: Mapping[int, int] = field(default_factory=dict)
-    saved: Reach = Reach()
+    saved: Reach = field(default_factory=Reach)
     in_order: InOrder | None = None
 
     @property

@@ -82,6 +82,7 @@ class Clearing:
         self._schedule.new_class(sums.images)
         self._weights = np.zeros((sums.width, 0), np.float32)
         self._served: tuple[str, ...] = ()
+        self._cleared_of: int | None = None  # so many images
         self.generation = generation
 
     @property
@@ -157,8 +158,6 @@ class Clearing:
 
     def clear(self) -> bool:
         """Turn the sums into weights if the schedule says so. Returns whether it did."""
-        if not self._schedule.due(self.images):
-            return False
         if below := [c for c, n in zip(self.classes, self._accumulator.counts, strict=True) if n < 0]:
             raise SolverError(
                 f"more images of {', '.join(map(repr, below))} were taken back than learnt: the sums are wrong; begin "
@@ -166,21 +165,24 @@ class Clearing:
             )
         if not self.images:
             return self._forget_all()
+        if not self._schedule.due(self.images):
+            return False
         A, T = self._accumulator.equations()
         # A class whose images were all taken back can no longer be predicted.
         known = [place for place, count in enumerate(self._accumulator.counts) if count > 0]
         self._weights = solver.solve(A, T[:, known], self.images)
         self._served = tuple(self._accumulator.classes[place] for place in known)
         self._schedule.cleared(self.images)
+        self._cleared_of = self.images
         self.generation += 1
         return True
 
     def _forget_all(self) -> bool:
-        """Of no images there are no weights and no classes. Returns whether there were any."""
-        had_some = bool(self._served)
-        self._weights, self._served = self._weights[:, :0], ()
-        self.generation += had_some
-        return had_some
+        """Serve no class, since there is no image. Returns whether some were served before, be it before a restart."""
+        changed = self.generation > 0 and self._cleared_of != 0
+        self._weights, self._served, self._cleared_of = self._weights[:, :0], (), 0
+        self.generation += changed
+        return changed
 
     def sums(self) -> Sums:
         """A copy of the sums over everything that was added."""

@@ -53,8 +53,8 @@ def solve(A: NDArray[np.float64], T: NDArray[np.float64], images: int) -> NDArra
         factor = cho_factor(A.T, lower=True, overwrite_a=True, check_finite=False)
     except np.linalg.LinAlgError as error:
         raise SolverError(
-            f"the sums over {images:,} images are not those of any images ({error}): begin another --group with an older "
-            "--snapshot that `marketstream history verify` finds the same"
+            f"the sums over {images:,} images are not those of any images ({error}): begin another --group with an "
+            "older --snapshot that `marketstream history verify` finds the same"
         ) from error
     return np.ascontiguousarray(cho_solve(factor, T, check_finite=False) / UNIT, np.float32)
 

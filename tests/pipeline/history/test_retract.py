@@ -19,6 +19,8 @@ from tests.pipeline.synthetic import CLASSES, stream
 
 Capture = pytest.CaptureFixture[str]
 IMAGES = 400
+ZERO = Sums.zero(FILTERS.width)
+OURS = ClearingIdentity.of(FILTERS, "squared").digest
 
 
 @pytest.fixture
@@ -139,3 +141,26 @@ def test_a_group_that_has_learnt_nothing_is_named(place: Place, capsys: Capture)
     place.lose_snapshots()
     with pytest.raises(SnapshotError, match="group learn has published nothing, and there is no snapshot in"):
         history(place, capsys, "retract", "--id", "0/00003", "--yes")
+
+
+def test_when_everything_is_taken_back_nothing_is_served_and_the_snapshots_say_so(
+    place: Place, capsys: Capture
+) -> None:
+    before = place.learn(capsys, "--images", IMAGES)
+    for label in sorted(set(stream(IMAGES)[1])):
+        assert history(place, capsys, "retract", "--label", label, "--yes")["done"]
+    place.send(records(40, seed=1), 2)
+    after = place.learn(capsys, "--images", 0)  # not one image is learnt
+    assert (after["settled_images"], after["digest"]) == (0, Clearing(make(FILTERS, "blas"), ZERO).sums().digest(OURS))
+    assert after["generation"] == before["generation"] + 1
+    newest = place.newest()
+    assert (newest.images, newest.digest, len(newest.retracted)) == (0, after["digest"], len(CLASSES))
+    place.learn(capsys, "--images", 20)
+    assert [p["predicted"] for p in place.predictions()[-20:]] == [None] * 20
+
+
+def test_a_retraction_is_in_the_next_snapshot_also_where_no_image_came(place: Place, capsys: Capture) -> None:
+    place.learn(capsys, "--images", IMAGES)
+    history(place, capsys, "retract", "--id", "0/00011", "--yes")
+    place.learn(capsys, "--images", 0)
+    assert place.newest().digest == digest_without(11)

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.errors import SolverError
 from pipeline.features import Features, Filters, make
 from pipeline.learners import targets
 from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.learner import Clearing
+from pipeline.learners.clearing.solver import solve
 from pipeline.learners.clearing.sums import LooseSums, Sums
 from tests.pipeline.synthetic import CLASSES, stream
 
@@ -211,3 +213,32 @@ def test_what_was_added_beyond_sums_is_told_by_its_images_if_they_are_few(more: 
     beyond = learner.beyond(LooseSums(before), [update])
     assert (beyond.dense is not None) == bool(more)
     assert beyond.summed().digest("x") == (learner.sums() - before).digest("x")
+
+
+def test_of_no_images_there_are_no_weights_and_no_classes_but_a_generation() -> None:
+    images, labels = stream(300)
+    learner = new()
+    learn(learner, images, labels)
+    generation = learner.generation
+    learner.remove_sums(LooseSums(learner.sums()))
+    assert learner.clear()
+    assert (learner.images, learner.generation) == (0, generation + 1)
+    assert learner.quote(images[:3]).predictions() == [None] * 3
+    assert not learner.clear()
+    learn(learner, images, labels)
+    assert set(learner.quote(images[:3]).predictions()) <= set(labels)
+
+
+def test_sums_of_no_images_at_all_are_an_error_that_says_what_to_do() -> None:
+    images, labels = stream(60)
+    learner, more = new(), new()
+    learn(learner, images[:40], labels[:40])
+    learn(more, images, labels)
+    learner.remove_sums(LooseSums(more.sums()))
+    with pytest.raises(SolverError, match=r"more images of '.*' were taken back than learnt: .*--snapshot"):
+        learner.clear()
+
+
+def test_what_cannot_be_solved_is_an_error_that_says_what_to_do() -> None:
+    with pytest.raises(SolverError, match=r"the sums over 1,234 images are not those .* begin another --group"):
+        solve(-np.eye(3), np.zeros((3, 1)), 1234)
