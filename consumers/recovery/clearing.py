@@ -160,6 +160,7 @@ class ClearingState(State):
             base=self.log_identity.base,
             sums_position=kept.position,
             retracted=kept.retracted,
+            begins=kept.begins,
         )
 
     def encoded(self, publication: Publication[LooseSums]) -> list[Record]:
@@ -205,9 +206,7 @@ class ClearingRecovery(Recovery):
         learner = Clearing(self.features, start.sums, generation=start.generation)
         shared = replace(_shared(start, log_identity.topic_id), sums=LooseSums(None))  # the owner asks the learner
         owner = SingleOwner[ClearingUpdate, LooseSums](self.group, shared, lambda: LooseSums(learner.sums()))
-        state = self._made(log_identity, learner, owner)
-        state.saved = owner.shared.reach
-        return state
+        return self._made(log_identity, learner, owner)
 
     def _from_group_log(self, log_identity: LogIdentity) -> State:
         """The newest checkpoint of the group, or the model to begin with, and what was published since."""
@@ -242,8 +241,11 @@ class ClearingRecovery(Recovery):
         return state
 
     def _beginning(self) -> Snapshot | None:
-        """The model to begin with, without what was retracted from it in another group."""
-        return replace(self.start, sums_position=0, retracted=frozenset()) if self.start else None
+        """The model to begin with, from the beginning of this group's log on.
+
+        What was taken back from it in another group stays taken back, and where its sums begin they begin here.
+        """
+        return replace(self.start, sums_position=0) if self.start else None
 
     def _made(self, log_identity: LogIdentity, learner: Clearing, owner: Owner) -> ClearingState:
         sums = self.topics.sums(self.group)
@@ -293,7 +295,7 @@ def _shared(snapshot: Snapshot, topic_id: str) -> Shared[LooseSums]:
     sums = LooseSums(snapshot.sums)
     if snapshot.topic_id != topic_id:
         return Shared(sums)
-    return Shared(sums, snapshot.clock, snapshot.sums_position, snapshot.retracted)
+    return Shared(sums, snapshot.clock, snapshot.sums_position, snapshot.retracted, snapshot.begins)
 
 
 def _only(update: ClearingUpdate, some: NDArray[np.bool_]) -> ClearingUpdate:

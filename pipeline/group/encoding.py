@@ -9,7 +9,7 @@ holds products, targets and labels, and the reader gets the same sums from them.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import lz4.frame  # type: ignore[import-untyped]
@@ -19,7 +19,7 @@ import orjson
 from pipeline.broker import Message
 from pipeline.broker import Record as Raw
 from pipeline.errors import SumsError
-from pipeline.group.shared import Checkpoint, Delta, GroupRecord, Retraction, Shared
+from pipeline.group.shared import Checkpoint, Clock, Delta, GroupRecord, Retraction, Shared
 from pipeline.learners.clearing.sums import ClearingUpdate, LooseSums, Sums, images_of, packed_size
 from pipeline.learners.identity import ClearingIdentity
 from pipeline.learners.protocol import Integers
@@ -162,12 +162,23 @@ def kind(message: Message) -> str:
     return str(_about(message)["kind"])
 
 
-def reach(message: Message) -> dict[int, int]:
-    """The clock after a message of ``sums``, in the partitions that it moves. Raises SumsError."""
-    about = _about(message)
-    return {p: stop for p, _, stop in about.get("spans", [])} | (
-        dict(about["clock"]) if about["kind"] == "base" else {}
-    )
+@dataclass(frozen=True)
+class Held:
+    """Which images shared sums hold: all labelled ones from ``begins`` to ``clock`` but those that were retracted."""
+
+    clock: Clock = field(default_factory=dict)
+    begins: Clock = field(default_factory=dict)
+    retracted: frozenset[str] = frozenset()
+
+    def after(self, message: Message) -> "Held":
+        """After one more message of ``sums``, of which the headers are enough. Raises SumsError."""
+        about = _about(message)
+        match about["kind"]:
+            case "delta":
+                return replace(self, clock={**self.clock, **{p: stop for p, _, stop in about["spans"]}})
+            case "retraction":
+                return replace(self, retracted=self.retracted | {about["id"]})
+        return Held(dict(about["clock"]), dict(about.get("begins", [])), frozenset(about["retracted"]))
 
 
 def _about(message: Message) -> dict[str, Any]:
@@ -192,6 +203,7 @@ def _fields(record: GroupRecord[LooseSums]) -> dict[str, Any]:
                 "clock": list(shared.clock.items()),
                 "position": shared.position,
                 "retracted": sorted(shared.retracted),
+                "begins": list(shared.begins.items()),
             }
 
 
@@ -203,7 +215,13 @@ def _record(about: Mapping[str, Any], sums: LooseSums) -> GroupRecord[LooseSums]
         case "retraction":
             return Retraction(about["id"], dict(about["clock"]), sums)
         case "base":
-            shared = Shared(sums, dict(about["clock"]), about["position"], frozenset(about["retracted"]))
+            shared = Shared(
+                sums,
+                dict(about["clock"]),
+                about["position"],
+                frozenset(about["retracted"]),
+                dict(about.get("begins", [])),
+            )
             return Checkpoint(about["id"], shared)
     raise ValueError(f"kind {about['kind']!r}")
 

@@ -83,13 +83,16 @@ class Shared(Generic[G]):
     position
         Offset in the topic ``sums``. All records that begin before it are included; later ones may be, too.
     retracted
-        The ids of all retractions.
+        The ids of all retractions. The journal says which images each one took back.
+    begins
+        Where the sums begin: they hold no image before it, though they go on at ``clock``.
     """
 
     sums: G
     clock: Clock = field(default_factory=dict)
     position: int = 0
     retracted: frozenset[str] = frozenset()
+    begins: Clock = field(default_factory=dict)
 
     @property
     def reach(self) -> Reach:

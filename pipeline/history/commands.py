@@ -29,10 +29,10 @@ from pipeline import cli
 from pipeline.broker import Broker, connect
 from pipeline.errors import SettingsError, SnapshotError
 from pipeline.history import listing, verify
-from pipeline.history.difference import difference
+from pipeline.history.difference import check_retractions, difference
 from pipeline.history.listing import Row, name_of
-from pipeline.history.retract import Choice, LearntGroup, taken_back
-from pipeline.records.journal import Journal
+from pipeline.history.retract import Choice, LearntGroup
+from pipeline.records.journal import Journal, places, taken_back
 from pipeline.records.topics import Topics
 from pipeline.settings import Settings
 from pipeline.snapshots import snapshot as snapshots
@@ -122,6 +122,9 @@ def _difference(arguments: argparse.Namespace, settings: Settings) -> int:
         raise SettingsError(f"--out: {out.name} is what a learner calls its own snapshots: choose another name")
     (_, older), (_, newer) = (_snapshot(which, settings) for which in (arguments.older, arguments.newer))
     result = difference(older, newer)
+    if newer.retracted > older.retracted:
+        with closing(connect(settings.broker, settings)) as broker:
+            check_retractions(older, newer, taken_back(broker, Topics(settings.topic_prefix).updates))
     snapshots.write(result, out)
     about = listing.about_snapshot(result, out)
     _print_about({key: about[key] for key in ("file", "digest", "settled_images", "classes")}, arguments.json)
@@ -137,7 +140,8 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
         spans = verify.spans(broker, topic, begin, snapshot)
         records = sum(span.end - span.first for span in spans.values())
         with _bar(f"verifying {name_of(path)}", records) as progress:
-            gone = _gone(broker, settings, snapshot.retracted - begin.retracted)
+            taken = taken_back(broker, Topics(settings.topic_prefix).updates)
+            gone = places(taken[id] for id in snapshot.retracted - begin.retracted if id in taken)
             found = verify.settle_spans(broker, begin, spans, progress, gone).digest
     same = found == snapshot.digest
     if arguments.json:
@@ -147,14 +151,6 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
         after = f" after {arguments.older}" if older else ""
         print(f"{'same' if same else 'differs'}: {path} has {snapshot.digest}, topic {topic}{after} makes {found}")
     return 0 if same else 1
-
-
-def _gone(broker: Broker, settings: Settings, retractions: frozenset[str]) -> set[tuple[int, int]]:
-    """Partition and offset of the images that these retractions took back."""
-    if not retractions:
-        return set()
-    taken = taken_back(broker, Topics(settings.topic_prefix), settings.group)
-    return {(p, offset) for id in retractions for p, offsets in taken.get(id, {}).items() for offset in offsets}
 
 
 def _add_choice(parser: argparse.ArgumentParser) -> None:

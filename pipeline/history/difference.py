@@ -1,7 +1,10 @@
 """The model of what was learnt between two snapshots: the difference of two snapshots' sums."""
 
+from collections.abc import Mapping
+
 from pipeline.errors import SnapshotError
 from pipeline.learners.clearing.sums import Sums
+from pipeline.records.journal import Taken
 from pipeline.snapshots.snapshot import Snapshot
 
 
@@ -23,7 +26,27 @@ def difference(older: Snapshot, newer: Snapshot) -> Snapshot:
     sums = _difference(older.sums, newer.sums)
     if not sums.images:
         raise SnapshotError("nothing was learnt between the two snapshots: both hold the same images")
-    return Snapshot(sums, newer.identity, newer.generation, newer.topic_id, newer.clock)
+    return Snapshot(
+        model=sums,
+        identity=newer.identity,
+        generation=newer.generation,
+        topic_id=newer.topic_id,
+        clock=newer.clock,
+        retracted=newer.retracted,
+        begins=older.clock,
+    )
+
+
+def check_retractions(older: Snapshot, newer: Snapshot, taken: Mapping[str, Taken]) -> None:
+    """Raises SnapshotError if images of ``older`` were taken back before ``newer``: they would count below zero."""
+    for id in newer.retracted - older.retracted:
+        offsets = taken[id].offsets if id in taken else {}
+        early = [o for p, some in offsets.items() for o in some if o < older.clock.get(p, 0)]
+        if early or not offsets:
+            raise SnapshotError(
+                f"between the two snapshots {len(early) or 'some'} images were taken back that the older one holds: "
+                "take an older snapshot that was written after that"
+            )
 
 
 def check_follows(older: Snapshot, newer: Snapshot) -> None:

@@ -5,24 +5,22 @@ The topic with the images, predictions, the journal, and snapshots that were wri
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
 
-import orjson
-
-from pipeline.broker import Broker, Message, Partition, Position, Producer, Record
+from pipeline.broker import Broker, Message, Producer
 from pipeline.errors import RecordError, RecoveryError, SettingsError, SnapshotError
-from pipeline.group.encoding import LogIdentity, encode, log_identity_of, reach
-from pipeline.group.shared import Retraction
+from pipeline.group.encoding import Held, LogIdentity, encode, log_identity_of
+from pipeline.group.shared import Clock, Retraction
 from pipeline.learners.clearing.accumulator import Accumulator
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import LooseSums, Sums
 from pipeline.learners.identity import ClearingIdentity
 from pipeline.learners.replay import settled
 from pipeline.records.images import ImageRecord, decode
-from pipeline.records.topics import SCHEMA, Topics
+from pipeline.records.journal import places, retraction_record, taken_back
+from pipeline.records.topics import Topics
 from pipeline.snapshots.predict import learner_of
 from pipeline.snapshots.snapshot import Folder, Snapshot
 
@@ -31,9 +29,6 @@ SIZE = 256
 
 SHOWN = 30
 """Labels that an error names."""
-
-Offsets = dict[int, list[int]]
-"""By partition."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,9 @@ class Choice:
     def matches(self, message: Message, image: ImageRecord) -> bool:
         """Whether an image that came as this message is meant."""
         pairs = ((self.key, message.key), (self.id, image.id), (self.label, image.label))
-        within = (self.begin or 0) <= message.timestamp and (self.end is None or message.timestamp < self.end)
-        return within and all(wanted in (None, found) for wanted, found in pairs)
+        late = self.begin is None or self.begin <= message.timestamp  # which is −1 where whoever wrote it gave none
+        early = self.end is None or message.timestamp < self.end
+        return late and early and all(wanted in (None, found) for wanted, found in pairs)
 
 
 @dataclass
@@ -85,34 +81,41 @@ class LearntGroup:
         assert isinstance(identity, ClearingIdentity)
         return LogIdentity(self.name, own.topic_id, identity, own.base, sums.width)
 
-    def clock(self) -> dict[int, int]:
-        """The end, in each partition, of the images that every learner of the group has, or will have."""
-        if not self.broker.shares_groups:
-            return {p.number: at.offset for p, at in self.broker.committed(self.name, self.topics.images).items()}
-        clock: dict[int, int] = {}
+    def held(self) -> Held:
+        """Which images every learner of the group has, or will have."""
+        held = Held()
         for message in self._sums():
-            clock |= reach(message)
-        return clock
+            held = held.after(message)
+        if self.broker.shares_groups:
+            return held
+        own, committed = self.folder.newest(), self.broker.committed(self.name, self.topics.images)
+        clock = {p.number: at.offset for p, at in committed.items()}
+        if own is None:
+            return replace(held, clock=clock)
+        return Held({**own.clock, **clock}, own.begins, held.retracted | own.retracted)
 
     def find(self, choice: Choice) -> Found:
         """The images of a choice that were learnt and not taken back yet.
 
         Raises RecoveryError for another learner, SettingsError for a label that no image has.
         """
-        clock, found, labels = self.clock(), Found(), set[str]()
         committed = self.broker.committed(self.name, self.topics.images)
         if any(position.note for position in committed.values()):
             raise RecoveryError(
                 f"group {self.name} learns with marketplace, whose steps cannot be undone: only images that clearing "
                 "has learnt can be taken back"
             )
-        gone = {(p, offset) for taken in taken_back(self.broker, self.topics, self.name).values()
-                for p, offsets in taken.items() for offset in offsets}  # fmt: skip
-        for message, image, label in self._labelled(committed):
+        held, found, labels = self.held(), Found(), set[str]()
+        taken = taken_back(self.broker, self.topics.updates)
+        gone = places(one for id, one in taken.items() if one.group == self.name or id in held.retracted)
+        reach = {p.number: at.offset for p, at in committed.items()}
+        for message, image, label in self._labelled({**held.clock, **reach}):
             labels.add(label)
             if not choice.matches(message, image) or (message.partition, message.offset) in gone:
                 continue
-            if message.offset < clock.get(message.partition, 0):
+            if message.offset < held.begins.get(message.partition, 0):
+                continue
+            if message.offset < held.clock.get(message.partition, 0):
                 found.messages.append(message)
                 found.classes[label] += 1
             else:
@@ -135,17 +138,15 @@ class LearntGroup:
         offsets = by_partition((m.partition, m.offset) for m in found.messages)
         clock = {partition: max(some) + 1 for partition, some in offsets.items()}
         retraction = Retraction(id, clock, LooseSums(sums_of(learner, found.messages)))
-        entry = {"v": SCHEMA, "group": self.name, "id": id, "images": {str(p): some for p, some in offsets.items()}}
         with producer.transaction() as transaction:
             transaction.produce(encode(self.topics.sums(self.name).topic, log, retraction))
-            transaction.produce([Record(self.topics.updates, orjson.dumps(entry), _key(self.name))])
+            transaction.produce([retraction_record(self.topics.updates, self.name, id, offsets)])
         return id
 
-    def _labelled(self, committed: Mapping[Partition, Position]) -> Iterator[tuple[Message, ImageRecord, str]]:
-        """The images with a label that the topic has up to these positions, and the label."""
+    def _labelled(self, clock: Clock) -> Iterator[tuple[Message, ImageRecord, str]]:
+        """The images with a label that the topic has before this clock, and the label."""
         for partition, extent in self.broker.extents(self.topics.images).items():
-            stop = committed[partition].offset if partition in committed else 0
-            for message in self.broker.read(partition, extent.first, stop):
+            for message in self.broker.read(partition, extent.first, clock.get(partition.number, 0)):
                 with suppress(RecordError):  # a dead letter
                     image = decode(message.value, message.headers)
                     if image.label is not None:
@@ -167,20 +168,9 @@ def sums_of(learner: Clearing, messages: Iterable[Message]) -> Sums:
     return accumulator.total()
 
 
-def taken_back(broker: Broker, topics: Topics, group: str) -> Mapping[str, Offsets]:
-    """The images that were taken back, by the id of the retraction: the journal tells, and keeps."""
-    found: dict[str, Offsets] = {}
-    for partition, extent in broker.extents(topics.updates).items():
-        for message in broker.read(partition, extent.first, extent.end):
-            if message.key == _key(group):
-                entry: dict[str, Any] = orjson.loads(message.value)
-                found[entry["id"]] = {int(p): offsets for p, offsets in entry["images"].items()}
-    return found
-
-
-def by_partition(places: Iterable[tuple[int, int]]) -> Offsets:
+def by_partition(places: Iterable[tuple[int, int]]) -> dict[int, list[int]]:
     """Offsets of each partition, in order."""
-    offsets: Offsets = {}
+    offsets: dict[int, list[int]] = {}
     for partition, offset in sorted(places):
         offsets.setdefault(partition, []).append(offset)
     return offsets
@@ -189,7 +179,3 @@ def by_partition(places: Iterable[tuple[int, int]]) -> Offsets:
 def _some(labels: set[str]) -> str:
     shown = [repr(label) for label in sorted(labels)[:SHOWN]]
     return ", ".join([*shown, "…"] if len(labels) > SHOWN else shown) or "none"
-
-
-def _key(group: str) -> bytes:
-    return f"{group}/retraction".encode()

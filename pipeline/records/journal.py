@@ -1,14 +1,14 @@
 """The journal: what the topic ``updates`` tells of every micro-batch."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
-from pipeline.broker import Broker, Message
+from pipeline.broker import Broker, Message, Record
 from pipeline.errors import TopicError
 
 log = logging.getLogger(__name__)
@@ -119,3 +119,33 @@ class Journal:
             for message in self.broker.read(partition, first, end):
                 if message.key == self.group.encode():
                     yield message
+
+
+class Taken(NamedTuple):
+    """What one retraction took back: offsets of images, by partition."""
+
+    group: str
+    offsets: Mapping[int, Sequence[int]]
+
+
+def retraction_record(topic: str, group: str, id: str, offsets: Mapping[int, Sequence[int]]) -> Record:
+    """A retraction in the journal. Its key is not the group's alone, so that it is no micro-batch."""
+    entry = {"v": 1, "group": group, "id": id, "images": {str(p): some for p, some in offsets.items()}}
+    return Record(topic, orjson.dumps(entry), f"{group}/retraction".encode())
+
+
+def taken_back(broker: Broker, topic: str) -> dict[str, Taken]:
+    """What all groups have taken back, by the id of the retraction."""
+    found: dict[str, Taken] = {}
+    for partition, extent in broker.extents(topic).items():
+        for message in broker.read(partition, extent.first, extent.end):
+            if (message.key or b"").endswith(b"/retraction"):
+                entry: dict[str, Any] = orjson.loads(message.value)
+                offsets = {int(p): some for p, some in entry["images"].items()}
+                found[entry["id"]] = Taken(entry["group"], offsets)
+    return found
+
+
+def places(taken: Iterable[Taken]) -> set[tuple[int, int]]:
+    """Partition and offset of all images that were taken back."""
+    return {(p, offset) for one in taken for p, some in one.offsets.items() for offset in some}

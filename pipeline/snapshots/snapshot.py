@@ -45,6 +45,8 @@ class Snapshot:
         Digest of the earlier model that learning began with; empty if it began with nothing.
     sums_position, retracted
         How far the group's topic ``sums`` was read, and the ids of all retractions that were subtracted.
+    begins
+        The offset in each partition before which the model holds no image, though its clock is later.
     journal_position
         Of ``marketplace``: no micro-batch after the clock lies before this offset of the journal.
     """
@@ -59,6 +61,7 @@ class Snapshot:
     base: str = ""
     sums_position: int = 0
     retracted: frozenset[str] = frozenset()
+    begins: Mapping[int, int] = field(default_factory=dict)
     journal_position: int = 0
 
     @property
@@ -99,6 +102,7 @@ def write(snapshot: Snapshot, path: Path) -> None:
             "base": snapshot.base,
             "sums_position": snapshot.sums_position,
             "retracted": sorted(snapshot.retracted),
+            "begins": {str(p): offset for p, offset in snapshot.begins.items()},
             "journal_position": snapshot.journal_position,
         }
     ).decode()
@@ -162,18 +166,23 @@ def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot
     of_paths = isinstance(identity, MarketplaceIdentity)
     model = Base.from_file(fields, tensors) if of_paths else _sums(fields["classes"], **tensors)
     return Snapshot(
-        model,
-        identity,
-        fields["generation"],
-        fields["topic_id"],
-        {int(p): offset for p, offset in fields["clock"].items()},
-        fields["predictions"],
-        fields["scores"],
-        fields["base"],
-        fields.get("sums_position", 0),
-        frozenset(fields.get("retracted", [])),
-        fields.get("journal_position", 0),
+        model=model,
+        identity=identity,
+        generation=fields["generation"],
+        topic_id=fields["topic_id"],
+        clock=_offsets(fields["clock"]),
+        predictions=fields["predictions"],
+        scores=fields["scores"],
+        base=fields["base"],
+        sums_position=fields.get("sums_position", 0),
+        retracted=frozenset(fields.get("retracted", [])),
+        begins=_offsets(fields.get("begins", {})),
+        journal_position=fields.get("journal_position", 0),
     )
+
+
+def _offsets(clock: Mapping[str, int]) -> dict[int, int]:
+    return {int(partition): offset for partition, offset in clock.items()}
 
 
 def _seal(about: str) -> str:

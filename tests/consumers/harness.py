@@ -54,6 +54,7 @@ class Place:
     folder: Path
     broker_url: str = ""
     prefix: str = ""
+    own_group: str = "learn"
 
     @property
     def url(self) -> str:
@@ -61,7 +62,7 @@ class Place:
 
     @property
     def group(self) -> str:
-        return f"{self.prefix}learn"
+        return f"{self.prefix}{self.own_group}"
 
     def send(self, some: Iterable[Record], partitions: int = 1) -> None:
         patient = Settings(session_timeout=30)  # the first leaders of a new topic's partitions take their time

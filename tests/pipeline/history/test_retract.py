@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 
 from consumers import learn
+from pipeline.broker import Message
 from pipeline.errors import SettingsError, SnapshotError
 from pipeline.features import make
 from pipeline.history.commands import main
+from pipeline.history.retract import Choice
 from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import Sums
 from pipeline.learners.identity import ClearingIdentity
+from pipeline.records.images import ImageRecord
 from tests.consumers.harness import FILTERS, Place, records
 from tests.pipeline.synthetic import CLASSES, stream
 
@@ -164,3 +167,52 @@ def test_a_retraction_is_in_the_next_snapshot_also_where_no_image_came(place: Pl
     history(place, capsys, "retract", "--id", "0/00011", "--yes")
     place.learn(capsys, "--images", 0)
     assert place.newest().digest == digest_without(11)
+
+
+def test_a_group_that_begins_with_a_model_inherits_what_was_taken_back_of_it(place: Place, capsys: Capture) -> None:
+    place.learn(capsys, "--images", IMAGES)
+    history(place, capsys, "retract", "--id", "0/00003", "--yes")
+    place.learn(capsys, "--images", 0)
+    model = str(sorted((place.folder / "snapshots").rglob("*.safetensors"))[-1])
+    heir = Place(place.folder, place.broker_url, place.prefix, "heir")
+    heir.learn(capsys, "--snapshot", model, "--images", 0)
+    label = stream(IMAGES)[1][3]
+    count = stream(IMAGES)[1].count(label) - 1
+    assert history(heir, capsys, "retract", "--label", label, "--yes")["images"] == count
+    assert heir.learn(capsys, "--images", 0)["digest"] == digest_without(label=label)
+
+
+def test_a_group_that_begins_with_a_difference_takes_back_nothing_that_is_not_in_it(
+    place: Place, capsys: Capture
+) -> None:
+    place.learn(capsys, "--images", 200)
+    place.learn(capsys, "--images", IMAGES - 200)
+    model = str(place.folder / "difference.safetensors")
+    history(place, capsys, "difference", "s0", "s1", "-o", model)
+    heir = Place(place.folder, place.broker_url, place.prefix, "heir")
+    begun = heir.learn(capsys, "--snapshot", model, "--images", 0)
+    for label in sorted(set(stream(IMAGES)[1])):
+        history(heir, capsys, "retract", "--label", label, "--yes")
+    after = heir.learn(capsys, "--images", 0)
+    assert begun["settled_images"] == IMAGES - 200
+    assert (after["settled_images"], after["digest"]) == (0, Sums.zero(FILTERS.width).digest(OURS))
+
+
+def test_a_difference_across_a_retraction_is_refused_if_the_older_one_holds_the_image(
+    place: Place, capsys: Capture
+) -> None:
+    place.learn(capsys, "--images", 200)
+    place.learn(capsys, "--images", IMAGES - 200)
+    history(place, capsys, "retract", "--id", "0/00003", "--yes")
+    place.learn(capsys, "--images", 0)
+    with pytest.raises(SnapshotError, match="between the two snapshots 1 images were taken back that the older one"):
+        history(place, capsys, "difference", "s0", "s2", "-o", place.folder / "across.safetensors")
+    assert not (place.folder / "across.safetensors").exists()
+
+
+def test_a_record_without_a_time_is_chosen_where_no_time_is_asked_for() -> None:
+    message = Message("images", 0, 3, -1, b"key", b"", ())
+    image = ImageRecord("id", "/s", b"", "dress")
+    assert Choice(label="dress").matches(message, image)
+    assert Choice(end=5).matches(message, image)
+    assert not Choice(begin=0).matches(message, image)
