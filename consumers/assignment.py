@@ -7,13 +7,15 @@ the worker's is being committed.
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from consumers.committer import Committer
 from consumers.pace import Deletion, Pace, batch_limit
 from consumers.recovery.state import State
 from pipeline.broker import Broker, Consumer, Member
 from pipeline.errors import FencedError
+from pipeline.group.membership import Publication, SharingOwner
 from pipeline.group.takeover import read, take_over
 from pipeline.learners.protocol import AnyLearner
 from pipeline.monitoring.metrics import Metrics
@@ -51,8 +53,6 @@ class Assignment:
     ----------
     member
         Who this learner was in the group when it took its partitions over.
-    known
-        The classes that the learner knows, and those of the micro-batches on their way.
     """
 
     member: Member
@@ -73,7 +73,6 @@ class Assignment:
         self._state, self._metrics, self._settings, self._heartbeat = state, metrics, settings, heartbeat
         self._pace, self._deletion = Pace(time.monotonic()), Deletion()
         self._partitions = len(broker.extents(topics.images))
-        self.known = set(state.learner.classes)
         self.committer = self._new_committer()
 
     def batch_limit(self, seen: int) -> int:
@@ -155,8 +154,23 @@ class Assignment:
 
     def publish(self, *, at_rest: bool = True) -> None:
         """Publish what there is, without a micro-batch; if not ``at_rest``, only what is due."""
+        publication = self._state.owner.begin({}, at_rest=at_rest)
+        self._send(publication)
+        if at_rest or publication.records:
+            self.published()
+
+    def admit(self, labels: Sequence[str]) -> None:
+        """Have labels admitted that the group has never met: name them in its log, and wait until that comes back."""
+        state = self._state
+        assert isinstance(state.owner, SharingOwner), "others know of no unknown labels"
+        self._send(state.owner.admit(labels))
+        while state.owner.unknown(labels):
+            self._heartbeat()
+            read(state.owner, state.log, state.apply, state.log.end_of_sums())
+
+    def _send(self, publication: Publication[Any]) -> None:
+        """Commit what was begun, if there is anything to write."""
         owner = self._state.owner
-        publication = owner.begin({}, at_rest=at_rest)
         try:
             if publication.records:
                 self.committer.publish(publication, self.member)
@@ -164,8 +178,6 @@ class Assignment:
             owner.aborted()
             raise
         self._state.apply(owner.committed({}))
-        if at_rest or publication.records:
-            self.published()
 
     def published(self) -> None:
         """Something was published just now."""
@@ -191,5 +203,5 @@ class Assignment:
 
     def _model_changed(self) -> None:
         """Not by what this learner learns, but by what it has read."""
-        self.known |= set(self._state.learner.classes)
+        self._state.owner.known |= set(self._state.learner.classes)
         clear(self._state.learner, self._metrics)

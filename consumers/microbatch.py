@@ -52,10 +52,10 @@ class MicroBatchReader:
         self._lag_at = 0.0
         self.lag: Mapping[int, int] = {}
 
-    def read(self, consumer: Consumer, limit: int, patience: float, known: set[str]) -> Reading:
+    def read(self, consumer: Consumer, limit: int, patience: float) -> Reading:
         """At most ``limit`` records, decoded; none if none comes for ``patience`` seconds, or the group changes.
 
-        New classes are added to the ``known`` ones. Raises what the broker raises.
+        Raises what the broker raises.
         """
         messages = _poll(consumer, limit, patience)
         deadline = time.monotonic() + self._batch_wait
@@ -64,7 +64,7 @@ class MicroBatchReader:
         self._look_at_lag(consumer, bool(messages))
         return Reading(
             messages=messages,
-            decoded=decode_all(messages, known),
+            decoded=decode_all(messages),
             ends=t.ends(messages),
             member=consumer.member,
             rebalancing=consumer.rebalancing,

@@ -152,7 +152,7 @@ class Worker:
 
         # Read: a full micro-batch, or what there is. Where the group changes, nothing is read.
         patience = 0 if self._open else PATIENCE
-        reading = self._reader.read(self._consumer, limit, patience, self._assignment.known)
+        reading = self._reader.read(self._consumer, limit, patience)
         if reading.rebalancing or reading.member != self._assignment.member:
             self._finish_commit()
             self._metrics.rebalances.inc()
@@ -162,6 +162,12 @@ class Worker:
             self._rest()
             return
         self._taken += len(reading.messages)
+
+        # Labels that the group has never met must be admitted first. What it has no room for is a dead letter.
+        if unknown := self.state.owner.unknown(reading.decoded.labels):
+            self._finish_commit()
+            self._assignment.admit(unknown)
+        reading.decoded.refuse(self.state.owner.refuses)
 
         # Quote: forward only. A learner that depends on the order needs all before it in its model.
         if self.state.in_order:

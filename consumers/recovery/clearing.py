@@ -7,7 +7,7 @@ settled without emitting anything: integer sums need no log of where micro-batch
 
 import logging
 import uuid
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from consumers.microbatch import MicroBatch
 from consumers.recovery.state import BrokerLog, Recovery, State
-from pipeline.broker import Broker, Partition, Record, Tail, Topic
+from pipeline.broker import Broker, Message, Partition, Record, Tail, Topic
 from pipeline.errors import OutOfStepError, RecoveryError, TopicError
 from pipeline.features import Features, Filters, make
 from pipeline.group.encoding import GroupReader, LogIdentity, encode, kind, log_identity_of
@@ -54,6 +54,8 @@ class GroupLog(BrokerLog):
         Quotes and settles what is learnt again, ``batch_size`` images at a time.
     tail, reader
         Read ``sums``.
+    refuses
+        Says of a label whether the group has no room for it.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class GroupLog(BrokerLog):
         batch_size: int,
         tail: Tail,
         reader: GroupReader,
+        refuses: Callable[[str], bool],
     ) -> None:
         super().__init__(broker, topics, group)
         self._sums, self._learner, self._batch_size = topics.sums(group), learner, batch_size
-        self._tail, self._reader = tail, reader
+        self._tail, self._reader, self._refuses = tail, reader, refuses
 
     def end_of_sums(self) -> int:
         return self._broker.end(self._sums)
@@ -97,8 +100,12 @@ class GroupLog(BrokerLog):
         self._check(place, start, stop)
         if start < stop:
             log.info("partition %d: learning offsets %d to %d again", partition, start, stop)
-        for messages, update in settled(self._learner, self._broker.read(place, start, stop), self._batch_size):
+        for messages, update in self._settled(place, start, stop):
             yield Learnt(messages[-1].offset + 1, update, len(update.labels))
+
+    def _settled(self, place: Partition, start: int, stop: int) -> Iterator[tuple[list[Message], ClearingUpdate]]:
+        messages = self._broker.read(place, start, stop)
+        return settled(self._learner, messages, self._batch_size, self._refuses)
 
     def close(self) -> None:
         self._tail.close()
@@ -161,6 +168,7 @@ class ClearingState(State):
             sums_position=kept.position,
             retracted=kept.retracted,
             begins=kept.begins,
+            admitted=kept.admitted,
         )
 
     def encoded(self, publication: Publication[LooseSums]) -> list[Record]:
@@ -205,7 +213,7 @@ class ClearingRecovery(Recovery):
         start = own or self._beginning() or Snapshot(Sums.zero(log_identity.width), log_identity.identity)
         learner = Clearing(self.features, start.sums, generation=start.generation)
         shared = replace(_shared(start, log_identity.topic_id), sums=LooseSums(None))  # the owner asks the learner
-        owner = SingleOwner[ClearingUpdate, LooseSums](self.group, shared, lambda: LooseSums(learner.sums()))
+        owner = SingleOwner[ClearingUpdate, LooseSums](uuid.uuid4().hex, shared, lambda: LooseSums(learner.sums()))
         return self._made(log_identity, learner, owner)
 
     def _from_group_log(self, log_identity: LogIdentity) -> State:
@@ -257,6 +265,7 @@ class ClearingRecovery(Recovery):
             batch_size=self.settings.batch_size,
             tail=self.broker.tail(sums, owner.shared.position),
             reader=GroupReader(log_identity),
+            refuses=owner.refuses,
         )
         return ClearingState(
             learner=learner,
@@ -294,8 +303,8 @@ def _shared(snapshot: Snapshot, topic_id: str) -> Shared[LooseSums]:
     """A model as what is shared; the offsets of another topic mean nothing in this one."""
     sums = LooseSums(snapshot.sums)
     if snapshot.topic_id != topic_id:
-        return Shared(sums)
-    return Shared(sums, snapshot.clock, snapshot.sums_position, snapshot.retracted, snapshot.begins)
+        return Shared(sums, admitted=snapshot.admitted)
+    return Shared(sums, snapshot.clock, snapshot.sums_position, snapshot.retracted, snapshot.begins, snapshot.admitted)
 
 
 def _only(update: ClearingUpdate, some: NDArray[np.bool_]) -> ClearingUpdate:

@@ -19,10 +19,11 @@ import orjson
 from pipeline.broker import Message
 from pipeline.broker import Record as Raw
 from pipeline.errors import SumsError
-from pipeline.group.shared import Checkpoint, Clock, Delta, GroupRecord, Retraction, Shared
+from pipeline.group.shared import Admission, Checkpoint, Clock, Delta, GroupRecord, Retraction, Shared
 from pipeline.learners.clearing.sums import ClearingUpdate, LooseSums, Sums, images_of, packed_size
 from pipeline.learners.identity import ClearingIdentity
 from pipeline.learners.protocol import Integers
+from pipeline.records.images import admitted_with, is_refused
 
 SCHEMA = 1
 PIECE = 8_000_000
@@ -71,8 +72,7 @@ class LogIdentity:
 
 def encode(topic: str, log: LogIdentity, record: GroupRecord[LooseSums]) -> list[Raw]:
     """The pieces of a record, as records of ``topic``. One transaction must write all of them."""
-    sums = record.shared.sums if isinstance(record, Checkpoint) else record.sums
-    body, form = _integers(sums.summed()) if sums.dense else _images(sums.few)
+    body, form = _body(record)
     about = orjson.dumps({"v": SCHEMA, "id": record.id, "run": asdict(log), "form": form, **_fields(record)})
     frame = lz4.frame.compress(body, content_checksum=True)
     parts = [frame[start : start + PIECE] for start in range(0, len(frame), PIECE)]
@@ -80,6 +80,14 @@ def encode(topic: str, log: LogIdentity, record: GroupRecord[LooseSums]) -> list
         Raw(topic, part, log.group.encode(), (("about", about), ("piece", f"{i}/{len(parts)}".encode())), 0)
         for i, part in enumerate(parts)
     ]
+
+
+def _body(record: GroupRecord[LooseSums]) -> tuple[bytes, dict[str, Any]]:
+    """The numbers of a record, and what a reader must know to read them."""
+    if isinstance(record, Admission):
+        return b"", {}
+    sums = record.shared.sums if isinstance(record, Checkpoint) else record.sums
+    return _integers(sums.summed()) if sums.dense else _images(sums.few)
 
 
 class Pieces(Generic[C]):
@@ -145,7 +153,7 @@ class GroupReader:
             if parts is None:
                 return None
             own = self._own.pop(about["id"], None)
-            record = own or _record(about, _decoded(about["form"], b"".join(parts), self._log.width))
+            record = own or _record(about, b"".join(parts), self._log.width)
         except (KeyError, TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise SumsError(f"{where}: damaged, or no record of sums at all: {error!r}") from error
         return record, self._pieces.position(message.offset + 1)
@@ -169,16 +177,25 @@ class Held:
     clock: Clock = field(default_factory=dict)
     begins: Clock = field(default_factory=dict)
     retracted: frozenset[str] = frozenset()
+    admitted: tuple[str, ...] = ()
+
+    def refuses(self, label: str) -> bool:
+        """Whether images with this label were never learnt, there being as many classes as there may be."""
+        return is_refused(label, self.admitted)
 
     def after(self, message: Message) -> "Held":
         """After one more message of ``sums``, of which the headers are enough. Raises SumsError."""
         about = _about(message)
         match about["kind"]:
             case "delta":
-                return replace(self, clock={**self.clock, **{p: stop for p, _, stop in about["spans"]}})
+                clock = {**self.clock, **{p: stop for p, _, stop in about["spans"]}}
+                return replace(self, clock=clock, admitted=admitted_with(about["form"]["classes"], self.admitted))
             case "retraction":
                 return replace(self, retracted=self.retracted | {about["id"]})
-        return Held(dict(about["clock"]), dict(about.get("begins", [])), frozenset(about["retracted"]))
+            case "admission":
+                return replace(self, admitted=admitted_with(about["labels"], self.admitted))
+        admitted = tuple(about.get("admitted", about["form"]["classes"]))
+        return Held(dict(about["clock"]), dict(about.get("begins", [])), frozenset(about["retracted"]), admitted)
 
 
 def _about(message: Message) -> dict[str, Any]:
@@ -197,6 +214,8 @@ def _fields(record: GroupRecord[LooseSums]) -> dict[str, Any]:
             return {"kind": "delta", "spans": [[p, *span] for p, span in record.spans.items()]}
         case Retraction():
             return {"kind": "retraction", "clock": list(record.clock.items())}
+        case Admission():
+            return {"kind": "admission", "labels": record.labels}
         case Checkpoint(shared=shared):
             return {
                 "kind": "base",
@@ -204,14 +223,18 @@ def _fields(record: GroupRecord[LooseSums]) -> dict[str, Any]:
                 "position": shared.position,
                 "retracted": sorted(shared.retracted),
                 "begins": list(shared.begins.items()),
+                "admitted": shared.admitted,
             }
 
 
-def _record(about: Mapping[str, Any], sums: LooseSums) -> GroupRecord[LooseSums]:
+def _record(about: Mapping[str, Any], frame: bytes, width: int) -> GroupRecord[LooseSums]:
+    if about["kind"] == "admission":
+        return Admission(about["id"], tuple(map(str, about["labels"])))
+    sums = _decoded(about["form"], frame, width)
     match about["kind"]:
         case "delta":
             spans = {p: (start, stop) for p, start, stop in about["spans"]}
-            return Delta(about["id"], spans, sums, sums.images)
+            return Delta(about["id"], spans, sums, sums.images, sums.labels)
         case "retraction":
             return Retraction(about["id"], dict(about["clock"]), sums)
         case "base":
@@ -221,6 +244,7 @@ def _record(about: Mapping[str, Any], sums: LooseSums) -> GroupRecord[LooseSums]
                 about["position"],
                 frozenset(about["retracted"]),
                 dict(about.get("begins", [])),
+                tuple(about.get("admitted", sums.labels)),
             )
             return Checkpoint(about["id"], shared)
     raise ValueError(f"kind {about['kind']!r}")

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from pipeline.errors import FencedError, RecoveryError
-from pipeline.group.shared import Checkpoint, Clock, Delta, G, GroupRecord, Reach
+from pipeline.group.shared import Admission, Checkpoint, Clock, Delta, G, GroupRecord, Reach, Shared
+from pipeline.records.images import is_refused
 
 U = TypeVar("U")
 U_contra = TypeVar("U_contra", contravariant=True)
@@ -126,11 +127,12 @@ class Publication(Generic[G]):
 
     delta: Delta[G] | None = None
     checkpoint: Checkpoint[G] | None = None
+    admission: Admission | None = None
     positions: Clock = field(default_factory=dict)
 
     @property
     def records(self) -> list[GroupRecord[G]]:
-        return [record for record in (self.delta, self.checkpoint) if record]
+        return [record for record in (self.delta, self.checkpoint, self.admission) if record]
 
 
 class PartitionOwner(ABC, Generic[U, G]):
@@ -140,6 +142,8 @@ class PartitionOwner(ABC, Generic[U, G]):
     ----------
     name
         Name of this learner in this session.
+    known
+        The labels that it has met. It refuses more of them than any learner may learn.
     deletable
         Nobody needs the records of ``sums`` before this offset.
     """
@@ -149,6 +153,7 @@ class PartitionOwner(ABC, Generic[U, G]):
         self.deletable = 0
         self._owned: dict[int, OwnedPartition[U]] = {}
         self._open: Publication[G] | None = None
+        self.known: set[str] = set()
 
     @property
     @abstractmethod
@@ -183,6 +188,17 @@ class PartitionOwner(ABC, Generic[U, G]):
     def read(self, record: GroupRecord[G], position: int) -> Change[U, G]:  # noqa: ARG002
         """Take in a committed record of ``sums``. This owner follows nobody and ignores it."""
         return Change()
+
+    def unknown(self, labels: Iterable[str | None]) -> tuple[str, ...]:  # noqa: ARG002
+        """Those of the labels that must be admitted before an image is settled. This owner asks nobody."""
+        return ()
+
+    def refuses(self, label: str) -> bool:
+        """Whether images with this label are never learnt, there being as many classes as a learner may have."""
+        if is_refused(label, self.known):
+            return True
+        self.known.add(label)
+        return False
 
     # -- partitions come and go
 
@@ -243,15 +259,18 @@ class PartitionOwner(ABC, Generic[U, G]):
 
         Raises FencedError if a partition is not taken over, ValueError if a transaction is open already.
         """
-        self._check_closed()
-        half_taken = {p for p, owned in self._owned.items() if not owned.ready}
-        if lost := (ends.keys() - self._owned.keys()) | half_taken:
-            raise FencedError(f"partitions {sorted(lost)} are not owned by {self.name}: take them over first")
+        self._check_ready(ends)
         publication = self._publication(at_rest)
         published = publication.delta.spans if publication.delta else ()
         others = {p: self._owned[p].position for p in (published if ends else self._owned)}
         self._open = replace(publication, positions={**others, **ends})
         return self._open
+
+    def _check_ready(self, ends: Collection[int] = ()) -> None:
+        self._check_closed()
+        half_taken = {p for p, owned in self._owned.items() if not owned.ready}
+        if lost := (set(ends) - self._owned.keys()) | half_taken:
+            raise FencedError(f"partitions {sorted(lost)} are not owned by {self.name}: take them over first")
 
     def committed(self, parts: Mapping[int, Learnt[U]]) -> Change[U, G]:
         """The open transaction was committed: ``parts`` are learnt. Raises ValueError if none is open."""
@@ -285,3 +304,45 @@ class PartitionOwner(ABC, Generic[U, G]):
     def _check_closed(self) -> None:
         if self._open is not None:
             raise ValueError("end the open transaction first")
+
+
+class SharingOwner(PartitionOwner[U, G]):
+    """An owner whose group has a log: what is shared is a function of it.
+
+    Parameters
+    ----------
+    name
+        Name of this learner in this session. No other learner ever has the same.
+    shared
+        What the group shares, as far as the log was read.
+    """
+
+    def __init__(self, name: str, shared: Shared[G]) -> None:
+        super().__init__(name)
+        self.shared = shared
+        self._made = 0
+
+    @property
+    def clock(self) -> Clock:
+        return self.shared.clock
+
+    def unknown(self, labels: Iterable[str | None]) -> tuple[str, ...]:
+        """Those of the labels that the group has room for and has not admitted yet."""
+        missing = (label for label in labels if label is not None and label not in self.shared.classes)
+        return () if self.shared.refuses("") else tuple(dict.fromkeys(missing))
+
+    def refuses(self, label: str) -> bool:
+        return self.shared.refuses(label)
+
+    def admit(self, labels: Iterable[str]) -> Publication[G]:
+        """Open a transaction that names these labels, in the log and so to all learners of the group.
+
+        Raises FencedError if a partition is not taken over, ValueError if a transaction is open already.
+        """
+        self._check_ready()
+        self._open = Publication(admission=Admission(self._id(), tuple(labels)), positions=self.positions)
+        return self._open
+
+    def _id(self) -> str:
+        self._made += 1
+        return f"{self.name}-{self._made}"

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from pipeline.errors import FencedError
-from pipeline.group.membership import Acquired, Change, Learnt, PartitionOwner, Publication, U
-from pipeline.group.shared import Checkpoint, Clock, Delta, G, GroupRecord, Reach, Retraction, Shared
+from pipeline.group.membership import Acquired, Change, Learnt, Publication, SharingOwner, U
+from pipeline.group.shared import Checkpoint, Delta, G, GroupRecord, Reach, Retraction, Shared
 
 LONG_DELTA, SHORT_DELTA = 1_000, 50
 """In images. A longer delta takes no longer to read, and a shorter one is read no faster."""
@@ -72,7 +72,7 @@ class PublishingSchedule:
         self._next = max(1, self._images + -(-self._images // (8 if self._images < EARLY else 2)))
 
 
-class PublishingOwner(PartitionOwner[U, G]):
+class PublishingOwner(SharingOwner[U, G]):
     """The owner of one learner of a group.
 
     Parameters
@@ -101,18 +101,13 @@ class PublishingOwner(PartitionOwner[U, G]):
         checkpoint_images: int = CHECKPOINT_IMAGES,
         checkpoint_due: bool = False,
     ) -> None:
-        super().__init__(name)
-        self.shared, self._beyond = shared, beyond
+        super().__init__(name, shared)
+        self._beyond = beyond
         self.deletable = shared.position
         self._schedule = PublishingSchedule(most)
         self._checkpoint_images = checkpoint_images
         self._awaited: set[str] = set()
-        self._made = 0
         self._since_checkpoint = checkpoint_images if checkpoint_due else 0
-
-    @property
-    def clock(self) -> Clock:
-        return self.shared.clock
 
     @property
     def unpublished(self) -> int:
@@ -221,7 +216,3 @@ class PublishingOwner(PartitionOwner[U, G]):
         owned.learnt.append(learnt)
         owned.position = learnt.stop
         return Change(added=[learnt.update])
-
-    def _id(self) -> str:
-        self._made += 1
-        return f"{self.name}-{self._made}"

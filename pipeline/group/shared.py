@@ -1,11 +1,13 @@
 """What all learners of a group share: sums, and the clock that says how far they reach.
 
 The topic ``sums`` is a log of records, and shared sums are a function of a prefix of that log. So learners that have
-read equally far hold the same sums, whatever happened to them before. There are three kinds of record:
+read equally far hold the same sums, whatever happened to them before. There are four kinds of record:
 
 - a *delta* holds what some partitions added, each between two offsets. It is added if it begins at the clock, and
   skipped if it ends at or before the clock. Anything else means that this learner is wrong;
 - a *retraction* holds the sums of images that are taken back. It is subtracted once;
+- an *admission* names labels. The first ``MOST_CLASSES`` distinct ones are the group's classes, for ever. Nobody
+  settles a label before its admission has come back, so whether an image is refused depends on its label alone;
 - a *checkpoint* holds the shared sums themselves, so that nobody has to read the log from its beginning.
 
 This code knows no broker, wall clock or file. The sums may be any values with + and −.
@@ -13,9 +15,11 @@ This code knows no broker, wall clock or file. The sums may be any values with +
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from pipeline.errors import OutOfStepError
+from pipeline.records.images import admitted_with, is_refused
 
 Clock = Mapping[int, int]
 """The next offset of each partition; 0 for a partition that is left out."""
@@ -46,12 +50,15 @@ class Delta(Generic[G]):
         Over all these images.
     images
         How many of these images have labels.
+    labels
+        Of these images, in a log that was written before there were admissions: this one admits them.
     """
 
     id: str
     spans: Mapping[int, tuple[int, int]]
     sums: G
     images: int
+    labels: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +68,14 @@ class Retraction(Generic[G]):
     id: str
     clock: Clock
     sums: G
+
+
+@dataclass(frozen=True, eq=False)
+class Admission:
+    """Labels that the group meets for the first time. Those it has room for become classes."""
+
+    id: str
+    labels: tuple[str, ...]
 
 
 class Reach(NamedTuple):
@@ -86,6 +101,8 @@ class Shared(Generic[G]):
         The ids of all retractions. The journal says which images each one took back.
     begins
         Where the sums begin: they hold no image before it, though they go on at ``clock``.
+    admitted
+        The group's classes, in the order of their admission.
     """
 
     sums: G
@@ -93,6 +110,16 @@ class Shared(Generic[G]):
     position: int = 0
     retracted: frozenset[str] = frozenset()
     begins: Clock = field(default_factory=dict)
+    admitted: tuple[str, ...] = ()
+
+    def refuses(self, label: str) -> bool:
+        """Whether images with this label are never learnt: the group has all classes it may have, and this is none."""
+        return is_refused(label, self.classes)
+
+    @cached_property
+    def classes(self) -> frozenset[str]:
+        """The group's classes."""
+        return frozenset(self.admitted)
 
     @property
     def reach(self) -> Reach:
@@ -107,6 +134,8 @@ class Shared(Generic[G]):
             case Retraction():
                 self._check_reach(record)
                 return record.id not in self.retracted
+            case Admission():
+                return admitted_with(record.labels, self.admitted) != self.admitted
         return False
 
     def plus(self, record: "GroupRecord[G]") -> Self:
@@ -114,9 +143,12 @@ class Shared(Generic[G]):
         match record:
             case Delta():
                 stops = {partition: stop for partition, (_, stop) in record.spans.items()}
-                return replace(self, sums=self.sums + record.sums, clock={**self.clock, **stops})
+                admitted = admitted_with(record.labels, self.admitted)
+                return replace(self, sums=self.sums + record.sums, clock={**self.clock, **stops}, admitted=admitted)
             case Retraction():
                 return replace(self, sums=self.sums - record.sums, retracted=self.retracted | {record.id})
+            case Admission():
+                return replace(self, admitted=admitted_with(record.labels, self.admitted))
         return self
 
     def _lacks(self, delta: Delta[G]) -> bool:
@@ -147,4 +179,4 @@ class Checkpoint(Generic[G]):
     shared: Shared[G]
 
 
-GroupRecord = Delta[G] | Retraction[G] | Checkpoint[G]
+GroupRecord = Delta[G] | Retraction[G] | Checkpoint[G] | Admission

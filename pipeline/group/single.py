@@ -4,11 +4,11 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Any
 
-from pipeline.group.membership import Acquired, Change, Learnt, OwnedPartition, PartitionOwner, U
-from pipeline.group.shared import Clock, G, GroupRecord, Reach, Retraction, Shared
+from pipeline.group.membership import Acquired, Change, Learnt, OwnedPartition, PartitionOwner, SharingOwner, U
+from pipeline.group.shared import Admission, Clock, G, GroupRecord, Reach, Retraction, Shared
 
 
-class SingleOwner(PartitionOwner[U, G]):
+class SingleOwner(SharingOwner[U, G]):
     """For a broker that gives each group one consumer.
 
     Nobody else can take over what it has committed, so that is as good as published. It begins with its own snapshots,
@@ -23,12 +23,8 @@ class SingleOwner(PartitionOwner[U, G]):
     """
 
     def __init__(self, name: str, shared: Shared[G], sums: Callable[[], G]) -> None:
-        super().__init__(name)
-        self.shared, self._sums = shared, sums
-
-    @property
-    def clock(self) -> Clock:
-        return self.shared.clock
+        super().__init__(name, shared)
+        self._sums = sums
 
     @property
     def reach(self) -> Reach:
@@ -44,6 +40,8 @@ class SingleOwner(PartitionOwner[U, G]):
         if isinstance(record, Retraction) and record.id not in self.shared.retracted:
             self.shared = replace(self.shared, retracted=self.shared.retracted | {record.id})
             change = Change(removed_sums=record.sums)
+        if isinstance(record, Admission):
+            self.shared = self.shared.plus(record)
         self.shared = replace(self.shared, position=position)
         return change
 

@@ -142,7 +142,7 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
         with _bar(f"verifying {name_of(path)}", records) as progress:
             taken = taken_back(broker, Topics(settings.topic_prefix).updates)
             gone = places(taken[id] for id in snapshot.retracted - begin.retracted if id in taken)
-            found = verify.settle_spans(broker, begin, spans, progress, gone).digest
+            found = verify.settle_spans(broker, begin, spans, snapshot.refuses, progress, gone).digest
     same = found == snapshot.digest
     if arguments.json:
         result = {"same": same, "file": str(path), "digest": snapshot.digest, "topic_digest": found}

@@ -5,7 +5,7 @@ The topic with the images, predictions, the journal, and snapshots that were wri
 
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
@@ -18,7 +18,7 @@ from pipeline.learners.clearing.learner import Clearing
 from pipeline.learners.clearing.sums import LooseSums, Sums
 from pipeline.learners.identity import ClearingIdentity
 from pipeline.learners.replay import settled
-from pipeline.records.images import ImageRecord, decode
+from pipeline.records.images import ImageRecord, admitted_with, decode
 from pipeline.records.journal import places, retraction_record, taken_back
 from pipeline.records.topics import Topics
 from pipeline.snapshots.predict import learner_of
@@ -92,7 +92,8 @@ class LearntGroup:
         clock = {p.number: at.offset for p, at in committed.items()}
         if own is None:
             return replace(held, clock=clock)
-        return Held({**own.clock, **clock}, own.begins, held.retracted | own.retracted)
+        admitted = admitted_with(held.admitted, own.admitted)
+        return Held({**own.clock, **clock}, own.begins, held.retracted | own.retracted, admitted)
 
     def find(self, choice: Choice) -> Found:
         """The images of a choice that were learnt and not taken back yet.
@@ -113,7 +114,7 @@ class LearntGroup:
             labels.add(label)
             if not choice.matches(message, image) or (message.partition, message.offset) in gone:
                 continue
-            if message.offset < held.begins.get(message.partition, 0):
+            if message.offset < held.begins.get(message.partition, 0) or held.refuses(label):
                 continue
             if message.offset < held.clock.get(message.partition, 0):
                 found.messages.append(message)
@@ -137,7 +138,7 @@ class LearntGroup:
         learner = learner_of(Snapshot(Sums.zero(log.width), log.identity))
         offsets = by_partition((m.partition, m.offset) for m in found.messages)
         clock = {partition: max(some) + 1 for partition, some in offsets.items()}
-        retraction = Retraction(id, clock, LooseSums(sums_of(learner, found.messages)))
+        retraction = Retraction(id, clock, LooseSums(sums_of(learner, found.messages, self.held().refuses)))
         with producer.transaction() as transaction:
             transaction.produce(encode(self.topics.sums(self.name).topic, log, retraction))
             transaction.produce([retraction_record(self.topics.updates, self.name, id, offsets)])
@@ -158,10 +159,10 @@ class LearntGroup:
         return self.broker.read(sums, extent.first, extent.end)
 
 
-def sums_of(learner: Clearing, messages: Iterable[Message]) -> Sums:
+def sums_of(learner: Clearing, messages: Iterable[Message], refuses: Callable[[str], bool]) -> Sums:
     """What messages add."""
     accumulator: Accumulator | None = None
-    for _, update in settled(learner, messages, SIZE):
+    for _, update in settled(learner, messages, SIZE, refuses):
         accumulator = accumulator or Accumulator(Sums.zero(update.products.shape[1]))
         accumulator.add(update)
     assert accumulator, "there is at least one"

@@ -89,21 +89,22 @@ def settle_spans(
     broker: Broker,
     begin: Snapshot,
     parts: Mapping[Partition, Extent],
+    refuses: Callable[[str], bool],
     progress: Callable[[int], None],
     gone: Collection[tuple[int, int]] = (),
 ) -> Snapshot:
     """``begin`` and every image that those offsets hold, without those that are ``gone``: partition and offset.
 
-    ``progress`` is given numbers of records. Raises SnapshotError if this program has other features, and what the
-    broker raises.
+    ``refuses`` says of a label whether it was never learnt, ``progress`` is given numbers of records. Raises
+    SnapshotError if this program has other features, and what the broker raises.
     """
     learner = learner_of(begin)
     for partition, span in parts.items():
         messages = broker.read(partition, span.first, span.end)
         kept = (message for message in messages if (partition.number, message.offset) not in gone)
-        settle_again(learner, kept, SIZE, progress)
+        settle_again(learner, kept, SIZE, refuses, progress)
         before = [offset for number, offset in gone if number == partition.number and offset < span.first]
-        for _, update in settled(learner, _one_by_one(broker, partition, before), SIZE):
+        for _, update in settled(learner, _one_by_one(broker, partition, before), SIZE, refuses):
             learner.remove(update)
     return replace(begin, model=learner.sums())
 

@@ -20,7 +20,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 
 import re
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
@@ -155,6 +155,16 @@ def decode(value: bytes, headers: Headers) -> ImageRecord:
     )
 
 
+def is_refused(label: str, classes: Collection[str]) -> bool:
+    """Whether a label is one class more than a learner of these classes may learn."""
+    return len(classes) >= MOST_CLASSES and label not in classes
+
+
+def admitted_with(labels: Iterable[str], admitted: Iterable[str]) -> tuple[str, ...]:
+    """The classes of a group after these labels were admitted too, as far as there is room."""
+    return tuple(dict.fromkeys([*admitted, *labels]))[:MOST_CLASSES]
+
+
 @dataclass
 class Decoded:
     """``images`` and the ``messages`` that they came in, in the order of the stream; ``dead`` the rest, with why."""
@@ -167,20 +177,27 @@ class Decoded:
     def labels(self) -> list[str | None]:
         return [image.label for image in self.images]
 
+    def refuse(self, refuses: Callable[[str], bool]) -> None:
+        """Let the images be dead whose labels are more than a learner may learn: ``refuses`` says which."""
+        refused = {label for label in dict.fromkeys(self.labels) if label is not None and refuses(label)}
+        if not refused:
+            return
+        pairs = list(zip(self.images, self.messages, strict=True))
+        self.dead += [
+            (message, RecordError("classes", f"label {image.label!r} would be one class more than {MOST_CLASSES}"))
+            for image, message in pairs
+            if image.label in refused
+        ]
+        kept = [pair for pair in pairs if pair[0].label not in refused]
+        self.images, self.messages = [image for image, _ in kept], [message for _, message in kept]
 
-def decode_all(messages: Iterable[Message], known: set[str]) -> Decoded:
-    """Decode messages for a learner of the ``known`` classes; new ones are added to them."""
+
+def decode_all(messages: Iterable[Message]) -> Decoded:
+    """Decode messages; what cannot be read is ``dead``."""
     decoded = Decoded()
     for message in messages:
         try:
             image = decode(message.value, message.headers)
-            if image.label is not None and image.label not in known:
-                if len(known) >= MOST_CLASSES:
-                    raise RecordError(
-                        "classes",
-                        f"label {image.label!r} would be class {MOST_CLASSES + 1}; {MOST_CLASSES} is the bound",
-                    )
-                known.add(image.label)
         except RecordError as error:
             decoded.dead.append((message, error))
         else:

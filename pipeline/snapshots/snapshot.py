@@ -18,6 +18,7 @@ from pipeline.errors import SnapshotError
 from pipeline.learners.clearing.sums import Sums, packed_size
 from pipeline.learners.identity import ClearingIdentity, MarketplaceIdentity, identity_of
 from pipeline.learners.marketplace.base import Base
+from pipeline.records.images import is_refused
 from pipeline.settings import Settings
 
 VERSION = 1
@@ -47,6 +48,8 @@ class Snapshot:
         How far the group's topic ``sums`` was read, and the ids of all retractions that were subtracted.
     begins
         The offset in each partition before which the model holds no image, though its clock is later.
+    admitted
+        The classes of the group, in the order of their admission; the model may hold no image of some.
     journal_position
         Of ``marketplace``: no micro-batch after the clock lies before this offset of the journal.
     """
@@ -62,6 +65,7 @@ class Snapshot:
     sums_position: int = 0
     retracted: frozenset[str] = frozenset()
     begins: Mapping[int, int] = field(default_factory=dict)
+    admitted: tuple[str, ...] = ()
     journal_position: int = 0
 
     @property
@@ -73,6 +77,10 @@ class Snapshot:
                 "subtracted or learnt anew from the topic; only clearing can do that"
             )
         return self.model
+
+    def refuses(self, label: str) -> bool:
+        """Whether images with this label were never learnt, there being as many classes as there may be."""
+        return is_refused(label, self.admitted)
 
     @property
     def images(self) -> int:
@@ -103,6 +111,7 @@ def write(snapshot: Snapshot, path: Path) -> None:
             "sums_position": snapshot.sums_position,
             "retracted": sorted(snapshot.retracted),
             "begins": {str(p): offset for p, offset in snapshot.begins.items()},
+            "admitted": snapshot.admitted,
             "journal_position": snapshot.journal_position,
         }
     ).decode()
@@ -177,6 +186,7 @@ def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot
         sums_position=fields.get("sums_position", 0),
         retracted=frozenset(fields.get("retracted", [])),
         begins=_offsets(fields.get("begins", {})),
+        admitted=tuple(fields.get("admitted", fields["classes"])),
         journal_position=fields.get("journal_position", 0),
     )
 

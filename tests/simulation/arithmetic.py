@@ -151,6 +151,7 @@ class Real:
         labels = tuple(CLASSES[image % len(CLASSES)] for image in images)
         classes = tuple(dict.fromkeys(labels))
         targets = np.array([[256 * (label == name) for name in classes] for label in labels], np.int64)
+        targets = targets.reshape(len(labels), len(classes))
         return ClearingUpdate(products, targets, labels, classes)
 
     def sums(self, images: Iterable[int]) -> LooseSums:

@@ -1,12 +1,13 @@
 """Seeded bugs, one in each rule of the protocol: the model check must find every one of them."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from pipeline.errors import FencedError
-from pipeline.group.membership import Acquired, Change, Publication
+from pipeline.group.membership import Acquired, Change, PartitionOwner, Publication
 from pipeline.group.publishing import PublishingOwner
-from pipeline.group.shared import Delta, GroupRecord, Retraction, Shared
+from pipeline.group.shared import Checkpoint, Delta, GroupRecord, Retraction, Shared
 from tests.simulation.kafka import Transaction
 from tests.simulation.learner import Learner, LearnerLog
 
@@ -161,6 +162,49 @@ class CheckpointAmidPieces(Learner):
     log_type = _ForgetsPieces
 
 
+class _DecidesAlone(PublishingOwner[Any, Any]):
+    def unknown(self, labels: Iterable[str | None]) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
+    def refuses(self, label: str) -> bool:
+        return PartitionOwner.refuses(self, label)
+
+
+class ClassesDecidedByEachForItself(Learner):
+    """Refuses what it meets when it knows as many labels as there is room for, as before there were admissions."""
+
+    owner_type = _DecidesAlone
+
+
+class _SettlesTooSoon(PublishingOwner[Any, Any]):
+    def unknown(self, labels: Iterable[str | None]) -> tuple[str, ...]:
+        named = tuple(name for name in super().unknown(labels) if name not in self.known)
+        self.known.update(named)
+        return named
+
+    def refuses(self, label: str) -> bool:
+        return super().refuses(label) and label not in self.known
+
+
+class SettledBeforeTheAdmissionCameBack(Learner):
+    """Takes a label that it has named for one that there is room for."""
+
+    owner_type = _SettlesTooSoon
+
+
+class _ForgetsAdmissions(PublishingOwner[Any, Any]):
+    def _publication(self, at_rest: bool) -> Publication[Any]:
+        found = super()._publication(at_rest)
+        if found.checkpoint:
+            bare = Checkpoint(found.checkpoint.id, replace(found.checkpoint.shared, admitted=()))
+            return replace(found, checkpoint=bare)
+        return found
+
+
+class AdmissionsLeftOutOfCheckpoints(Learner):
+    owner_type = _ForgetsAdmissions
+
+
 BUGS = [
     AddedTwice,
     NotSkipped,
@@ -174,4 +218,7 @@ BUGS = [
     PublishedAgainBeforeItCameBack,
     DeletedUpToTheCheckpoint,
     CheckpointAmidPieces,
+    ClassesDecidedByEachForItself,
+    SettledBeforeTheAdmissionCameBack,
+    AdmissionsLeftOutOfCheckpoints,
 ]

@@ -14,6 +14,9 @@ from pipeline.group.takeover import read, take_over
 from tests.simulation.arithmetic import Arithmetic, contents
 from tests.simulation.kafka import BusyError, GoneError, Kafka, Transaction
 
+LABELS, MOST_CLASSES = 6, 4
+"""Labels in the topic, and how many of them there is room for."""
+
 MOST = 6
 """Images after which to publish: a schedule has about fifty."""
 CHECKPOINT_IMAGES = 2 * SHORT_DELTA
@@ -41,7 +44,9 @@ class Images:
 
 
 class LearnerLog:
-    """``takeover.Log`` for one learner."""
+    """``takeover.Log`` for one learner, whose ``owner`` says which labels are refused."""
+
+    owner: PublishingOwner[Any, Any]
 
     def __init__(self, kafka: Kafka, images: Images, arithmetic: Arithmetic, start: int, choose: Choose) -> None:
         self.kafka, self.images, self.arithmetic, self.choose = kafka, images, arithmetic, choose
@@ -67,11 +72,17 @@ class LearnerLog:
     def replay(self, partition: int, start: int, stop: int) -> Iterable[Learnt[Any]]:
         some = self.images.span(partition, start, stop)
         for place in range(0, len(some), 2):
-            yield learnt(self.arithmetic, some[place : place + 2])
+            yield learnt(self.arithmetic, some[place : place + 2], self.owner)
 
 
-def learnt(arithmetic: Arithmetic, some: list[tuple[int, int]]) -> Learnt[Any]:
-    return Learnt(some[-1][0] + 1, arithmetic.update([image for _, image in some]), len(some))
+def label(image: int) -> str:
+    """The label of an image: there is room for most."""
+    return f"label-{image % LABELS}"
+
+
+def learnt(arithmetic: Arithmetic, some: list[tuple[int, int]], owner: PublishingOwner[Any, Any]) -> Learnt[Any]:
+    images = [image for _, image in some if not owner.refuses(label(image))]
+    return Learnt(some[-1][0] + 1, arithmetic.update(images), len(images))
 
 
 class Learner:
@@ -126,6 +137,7 @@ class Learner:
         self.model = self.arithmetic.model(newest.sums)
         name = f"{self.name}/{self.choose(1 << 30)}"
         self.owner = self.owner_type(name, newest, self.model.beyond, most=MOST, checkpoint_images=CHECKPOINT_IMAGES)
+        self.log.owner = self.owner
 
     def apply(self, change: Change[Any, Any]) -> None:
         change.apply(self.model)
@@ -170,7 +182,9 @@ class Learner:
     def _micro_batch(self, epoch: int) -> Iterator[None]:
         assert self.owner
         some = self._some(self.owner.positions)
-        parts = {p: learnt(self.arithmetic, images) for p, images in some.items() if images}
+        if unknown := self.owner.unknown(label(image) for images in some.values() for _, image in images):
+            yield from self._admit(epoch, unknown)
+        parts = {p: learnt(self.arithmetic, images, self.owner) for p, images in some.items() if images}
         ends = {p: part.stop for p, part in parts.items()}
         publication = self.owner.begin(ends, at_rest=self.at_rest or (not parts and self.choose(4) == 0))
         if not parts and not publication.records:
@@ -184,6 +198,20 @@ class Learner:
             self.owner.aborted()
             raise
         self.apply(self.owner.committed(parts))
+
+    def _admit(self, epoch: int, labels: tuple[str, ...]) -> Iterator[None]:
+        """Name labels in the log, and wait until that has come back."""
+        assert self.owner
+        publication = self.owner.admit(labels)
+        try:
+            yield from self.commit(epoch, publication, [], publication.positions)
+        except BaseException:
+            self.owner.aborted()
+            raise
+        self.apply(self.owner.committed({}))
+        while self.owner.unknown(labels):
+            yield
+            read(self.owner, self.log, self.apply)
 
     def _some(self, positions: Mapping[int, int]) -> dict[int, list[tuple[int, int]]]:
         """Images of all partitions, or, more often, of one of them."""

@@ -184,6 +184,12 @@ class LooseSums:
         """Images summed over."""
         return (self.dense.images if self.dense else 0) + images_of(self.few)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The classes of the images, in the order in which they came."""
+        dense = [name for name, count in self.dense.counts.items() if count] if self.dense else []
+        return tuple(dict.fromkeys([*dense, *(label for update in self.few for label in update.labels)]))
+
     def summed(self) -> Sums:
         """All of it as dense sums. With images it takes 0.1 s at D = 2,465. Raises ValueError if there is nothing."""
         if not self.dense and not self.few:
