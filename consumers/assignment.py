@@ -93,12 +93,13 @@ class Assignment:
         """
         while not stop.is_set():
             self._heartbeat()
-            if not self._consumer.rebalancing and self._has_taken_over():
+            if not self._consumer.rebalancing and self._take_over_assigned():
                 return True
             self._consumer.poll(1, POLL_SECONDS)  # what it hands out is read again
         return False
 
-    def _has_taken_over(self) -> bool:
+    def _take_over_assigned(self) -> bool:
+        """Whether it got there before the assignment changed again."""
         state, begun = self._state, time.perf_counter()
         self.member = self._consumer.member
         assigned = {partition.number: partition for partition in self._consumer.assignment}
@@ -115,9 +116,9 @@ class Assignment:
             log.info("other learners have all partitions of %s: standing by until one is free", self._topics.images)
         return True
 
-    def count_predictions(self) -> None:
+    def note_whether_alone(self) -> None:
         """Look who predicts the topic: who is not alone counts only what it predicts itself."""
-        self._state.count_predictions(self._partitions)
+        self._state.note_whether_alone(self._partitions)
 
     def after_fencing(self, error: FencedError) -> None:
         """Go on with a new producer, if the group has changed; else raise the error."""

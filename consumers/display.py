@@ -76,7 +76,7 @@ class Display:
         )
 
     def _page(self) -> Group:
-        return Group(class_table(self._worker.scores), Text(self._status()))
+        return Group(Text(self._status()), class_table(self._worker.scores))  # a low terminal cuts the end off
 
 
 def class_table(scores: Scores) -> Table:
@@ -115,6 +115,6 @@ def summary(worker: Worker, group: str, seconds: float) -> dict[str, Any]:
             for c in scores.classes()
         },
         "generation": worker.generation,
-        "settled_images": worker.settled_images,
+        "settled_images": worker.model_images,
         "digest": worker.state.digest,
     }

@@ -61,7 +61,9 @@ class MicroBatchReader:
         deadline = time.monotonic() + self._batch_wait
         while messages and len(messages) < limit and (left := deadline - time.monotonic()) > 0:
             messages += _poll(consumer, limit - len(messages), left)
-        self._look_at_lag(consumer, bool(messages))
+        # It asks the broker, so now and then while records flow. Where none flow, that tells whether there is a broker.
+        if not messages or time.monotonic() - self._lag_at > LAG_SECONDS:
+            self.look_at_lag(consumer)
         return Reading(
             messages=messages,
             decoded=decode_all(messages),
@@ -70,11 +72,10 @@ class MicroBatchReader:
             rebalancing=consumer.rebalancing,
         )
 
-    def _look_at_lag(self, consumer: Consumer, flows: bool) -> None:
-        """Now and then: it asks the broker. Where nothing flows, that also tells whether there is one."""
-        if not flows or time.monotonic() - self._lag_at > LAG_SECONDS:
-            self.lag = {partition.number: records for partition, records in consumer.lag().items()}
-            self._lag_at = time.monotonic()
+    def look_at_lag(self, consumer: Consumer) -> None:
+        """Ask the broker how far the consumer is behind."""
+        self.lag = {partition.number: records for partition, records in consumer.lag().items()}
+        self._lag_at = time.monotonic()
 
 
 def _poll(consumer: Consumer, limit: int, timeout: float) -> list[Message]:

@@ -80,7 +80,7 @@ class Worker:
         return self.state.learner.generation
 
     @property
-    def settled_images(self) -> int:
+    def model_images(self) -> int:
         return self.state.learner.images
 
     def heartbeat(self) -> None:
@@ -145,8 +145,10 @@ class Worker:
             this thread    read 1 │ quote 1 │ settle 1 │ read 2 │ quote 2 │ add 1, clear │ settle 2 │ read 3 …
             commit thread                              │████ commit 1 ████│                         │████ commit 2 …
 
-        So what 1 teaches is not in the quotes of 2, but in those of 3. (A third thread could read ahead; it would hold
-        the interpreter, and so all threads of the features, for longer than it saves.)
+        So what 1 teaches is not in the quotes of 2, but in those of 3. Early on that would lose too much: then ``run``
+        catches up before each micro-batch, and nothing overlaps. Nor does it for a learner that depends on the order.
+        (A third thread could read ahead; it would hold the interpreter, and so all threads of the features, for longer
+        than it saves.)
         """
         self.heartbeat()
 
@@ -233,7 +235,7 @@ class Worker:
         """The most records to take at once. Images without a label count too: there may never be another kind."""
         if not self._learns:
             return self._settings.batch_size
-        return self._assignment.batch_limit(max(self.settled_images, self.records))
+        return self._assignment.batch_limit(max(self.model_images, self.records))
 
     def _rest(self) -> None:
         """Nothing came: see to what waits for a moment of rest."""
@@ -243,7 +245,7 @@ class Worker:
             self._assignment.publish()
 
     def _catch_up(self) -> None:
-        """Early on a micro-batch teaches too much, be it its own or another's, for the next to be quoted without."""
+        """Have all that was learnt in the model before the next is quoted: early on each micro-batch teaches much."""
         self._finish_commit()
         self._assignment.publish(at_rest=False)
         self._read_group_log(at_once=True)
@@ -263,7 +265,7 @@ class Worker:
         if self._assignment.take_over(stop):
             self._count_lost()
             self._taken = self.records
-        self._assignment.count_predictions()
+        self._assignment.note_whether_alone()
 
     def _count_lost(self) -> None:
         """After a takeover the positions tell whether a commit happened that no answer came to: then it counts."""
@@ -278,5 +280,7 @@ class Worker:
             self._assignment.leave_nothing_unpublished()
         except FencedError as error:
             log.info("others go on with what was not published: %s", error)
+        with suppress(BrokerError):
+            self._reader.look_at_lag(self._consumer)
         self._snapshots.save(self.state)
         self._snapshots.finish()

@@ -21,7 +21,7 @@ GROUPS = (
     ("seconds of that from its assignments on", "seconds_to_take_over", 1, ".2f"),
     ("MB on `sums`", "sums_bytes", 1e-6, ".0f"),
     ("deltas there", "deltas", 1, "d"),
-    ("bases there", "bases", 1, "d"),
+    ("checkpoints there", "bases", 1, "d"),
     ("right while streaming", "prequential", 1, ".4f"),
 )
 HELD_OUT = [("right of held-out images", "held_out", 1, ".4f")]

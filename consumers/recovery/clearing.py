@@ -99,7 +99,7 @@ class GroupLog(BrokerLog):
         place = Partition(self._images, partition)
         self._check(place, start, stop)
         if start < stop:
-            log.info("partition %d: learning offsets %d to %d again", partition, start, stop)
+            log.info("partition %d: rebuilding the model from offsets %d to %d", partition, start, stop)
         for messages, update in self._settled(place, start, stop):
             yield Learnt(messages[-1].offset + 1, update, len(update.labels))
 

@@ -3,6 +3,7 @@
 ``consumers.recovery.clearing`` is ``clearing``, ``consumers.recovery.marketplace`` the learner ``marketplace``.
 """
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -23,6 +24,8 @@ from pipeline.monitoring.scores import Scores
 from pipeline.records.topics import Topics
 from pipeline.settings import Settings
 from pipeline.snapshots.snapshot import Folder, Snapshot
+
+log = logging.getLogger(__name__)
 
 
 class BrokerLog:
@@ -135,7 +138,7 @@ class State(ABC):
     def served(self, generation: int) -> None:  # noqa: B027
         """This generation was served: later ones have later numbers."""
 
-    def count_predictions(self, partitions: int) -> None:
+    def note_whether_alone(self, partitions: int) -> None:
         """Look whether somebody else has had one of the topic's partitions, and so predicted some of its images."""
         now, before = self.owner.positions, self.predicted
         self.alone &= len(now) == partitions
@@ -210,6 +213,7 @@ class Recovery(ABC):
             self._check_own(own, topic_id)
         state = self.learning(own, topic_id)
         if own:
+            log.info("the newest snapshot in %s holds %s images", self.folder.path, f"{own.images:,}")
             state.served(own.generation)
             state.saved = Reach(sum(own.clock.values()), len(own.retracted))
             if own.scores and own.predictions:

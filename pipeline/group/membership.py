@@ -136,7 +136,7 @@ class Publication(Generic[G]):
 
 
 class PartitionOwner(ABC, Generic[U, G]):
-    """An owner that publishes nothing.
+    """What all owners have in common. By itself it publishes nothing, and follows nobody.
 
     Attributes
     ----------

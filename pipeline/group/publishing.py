@@ -86,7 +86,7 @@ class PublishingOwner(SharingOwner[U, G]):
     most
         Unpublished images after which to publish, at most ``MOST_UNPUBLISHED``.
     checkpoint_images
-        Images in deltas after which a checkpoint is due. The owner of partition 0 writes it.
+        A checkpoint is due after deltas that count as so many (``counted``). The owner of partition 0 writes it.
     checkpoint_due
         Whether a checkpoint is due at once. A group that began with an earlier model needs one: no delta holds that.
     """

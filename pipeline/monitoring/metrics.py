@@ -36,7 +36,7 @@ class Progress(Protocol):
     @property
     def generation(self) -> int: ...
     @property
-    def settled_images(self) -> int: ...
+    def model_images(self) -> int: ...
     @property
     def lag(self) -> Mapping[int, int]: ...
 
@@ -116,7 +116,7 @@ class _ProgressCollector(Collector):
         yield _gauge("generation", "Version of the weights that are served.", {(): p.generation})
         # A gauge: images may be taken back, and go with a partition that is lost before they are published.
         about = "Images that the model is made of, whoever learnt from them."
-        yield _gauge("model_images", about, {(): p.settled_images})
+        yield _gauge("model_images", about, {(): p.model_images})
 
 
 def _counter(name: str, about: str, values: Values, *labels: str) -> Metric:

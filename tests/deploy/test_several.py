@@ -35,7 +35,7 @@ def learner(number: int) -> tuple[Metrics, Scores]:
     labels = [rng.choice(CLASSES[: 2 + (number != 2)]) for _ in range(IMAGES[number])]
     scores.add((label, label if rng.random() < 0.4 + 0.15 * number else "0") for label in labels)
     metrics = Metrics(CollectorRegistry())
-    metrics.watch(Progress(scores, generation=5 + number, settled_images=sum(IMAGES)))
+    metrics.watch(Progress(scores, generation=5 + number, model_images=sum(IMAGES)))
     metrics.settled_images.inc(IMAGES[number])
     metrics.at_work.set(number < 3)
     return metrics, scores

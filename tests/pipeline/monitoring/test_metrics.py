@@ -24,7 +24,7 @@ class Progress:
 
     scores: Scores = field(default_factory=lambda: Scores(4))
     generation: int = 0
-    settled_images: int = 0
+    model_images: int = 0
     lag: Mapping[int, int] = field(default_factory=dict)
 
 
@@ -115,7 +115,7 @@ def test_a_worker_is_read_anew_at_every_scrape(metrics: Metrics) -> None:
     progress = Progress()
     metrics.watch(progress)
     progress.scores.add([("a", "a")])
-    progress.generation, progress.settled_images, progress.lag = 7, 4096, {0: 5, 11: 0}
+    progress.generation, progress.model_images, progress.lag = 7, 4096, {0: 5, 11: 0}
     seen = samples(metrics)
     assert seen["marketplace_images_total"] == {("a",): 1}
     assert seen["marketplace_generation"] == {(): 7}
