@@ -272,7 +272,7 @@ def main() -> int:
     speed = f"{r['images_per_second']:,.0f} a second ({r['predict_only_images_per_second']:,.0f} without learning)"
     last = f"{r['scenario']}, seed {r['seed']}: {r['images']:,} images, {speed}"
     bits = [f"digest {r['digest']}"] if r["digest"] else []
-    report.tell(arguments.json, r, table(r), *dresses(r), last, *bits)
+    cli.tell(arguments.json, r, table(r), *dresses(r), last, *bits)
     return 0
 
 

@@ -218,7 +218,7 @@ def main() -> int:
         log.info("%s, %s, seed %d: held out %.4f / %.4f", *place, held["digits"], held["fashion"])
     found = results.all()
     write(found, arguments.out)
-    report.tell(arguments.json, summary(found), str(arguments.out / "comparison.md"))
+    cli.tell(arguments.json, summary(found), str(arguments.out / "comparison.md"))
     return 0
 
 

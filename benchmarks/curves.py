@@ -116,7 +116,7 @@ def main() -> int:
         curves = read(broker, Topics(settings.topic_prefix), settings.group, settings.window)
     draw(curves, arguments.out)
     result = {"file": str(arguments.out), "images": curves.images, "phases": curves.phases}
-    report.tell(arguments.json, result, str(arguments.out))
+    cli.tell(arguments.json, result, str(arguments.out))
     return 0
 
 

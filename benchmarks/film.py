@@ -160,7 +160,7 @@ def main() -> int:
     write(frames, arguments.out, arguments.rate)
     size = arguments.out.stat().st_size
     result = {"file": str(arguments.out), "frames": len(frames), "bytes": size, "old": sorted(story.old)}
-    report.tell(arguments.json, result, f"{arguments.out}: {len(frames)} frames, {size:,} bytes")
+    cli.tell(arguments.json, result, f"{arguments.out}: {len(frames)} frames, {size:,} bytes")
     return 0
 
 

@@ -68,7 +68,7 @@ def main() -> int:
         "\n  ".join([f"{r['scenario']}, {r['learner']}: {r['images_per_second']:,.0f} images a second", *dresses(r)])
         for r in every
     ]
-    report.tell(arguments.json, every, *shown)
+    cli.tell(arguments.json, every, *shown)
     return 0
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report, speed
+from benchmarks import speed
 from benchmarks.accuracy import HeldOut, draw
 from benchmarks.scale import group, model, page
 from benchmarks.scale.group import REAL, Group
@@ -108,7 +108,7 @@ def main() -> int:
     shown = page.text(result)
     (arguments.out / "scale.md").write_text(shown, encoding="utf-8")
     page.draw(result, arguments.out / "scale.png")
-    report.tell(arguments.json, result, shown)
+    cli.tell(arguments.json, result, shown)
     holds = all(g["each_once"] and g["digest"] == result["digest"] for g in result["groups"])
     return 0 if holds else 1
 

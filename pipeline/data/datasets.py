@@ -19,9 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline import cli
@@ -116,18 +114,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = cli.parser(description, "data", "cache").parse_args(arguments)
     search = Search(cli.settings_of(options), CATALOGUE)
     rows = [(file, found.route, found.path) for file in CATALOGUE.files for found in [search.find(file)]]
-    if options.json:
-        files = [
-            {"dataset": file.dataset, "file": file.name, "sha256": file.sha256, "found": route, "path": str(path)}
-            for file, route, path in rows
-        ]
-        print(orjson.dumps({"files": files}).decode())
-        return 0
+    files = [
+        {"dataset": file.dataset, "file": file.name, "sha256": file.sha256, "found": route, "path": str(path)}
+        for file, route, path in rows
+    ]
     table = Table("data set", "files", Column("found", overflow="fold"), Column("directory", overflow="fold"))
     places = Counter((file.dataset, route, str(path.parent)) for file, route, path in rows)
     for (dataset, route, directory), count in places.items():
         table.add_row(dataset, str(count), route, directory)
-    Console().print(table)
+    cli.tell(options.json, {"files": files}, table)
     return 0
 
 

@@ -9,7 +9,6 @@ import hashlib
 import logging
 import math
 import os
-import sys
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -26,9 +25,8 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import Progress
 
+from pipeline import cli
 from pipeline.errors import DatasetError
 from pipeline.settings import Settings
 
@@ -197,11 +195,13 @@ class Search:
     def _download(self, url: str, host: str, file: File) -> bytes:
         served = bytearray()
         try:
-            with _open(url, self._catalogue.patience) as response, _progress() as bar:
-                task = bar.add_task(f"{file.dataset}/{file.name}", total=response.length)
+            with (
+                _open(url, self._catalogue.patience) as response,
+                cli.bar(f"{file.dataset}/{file.name}", response.length) as bar,
+            ):
                 while len(served) < file.limit and (chunk := response.read(_CHUNK)):
                     served += chunk
-                    bar.advance(task, len(chunk))
+                    bar(completed=len(served))
         except HTTPError as error:
             raise SourceError(f"{url}: {error}") from None
         except (OSError, HTTPException) as error:
@@ -226,8 +226,7 @@ class Search:
         return None
 
     def _unpack(self, package: Package) -> dict[File, bytes]:
-        with tempfile.TemporaryDirectory(prefix="marketstream-") as work, _progress() as bar:
-            bar.add_task(package.title, total=None)
+        with tempfile.TemporaryDirectory(prefix="marketstream-") as work, cli.bar(package.title, None):
             folder = package.unpack(Path(work))
             return {
                 file: _verified(content, file, file.name)
@@ -267,11 +266,6 @@ def _open(url: str, patience: float) -> HTTPResponse:
 
     Thread(target=ask, daemon=True).start()
     return answer.result(patience)
-
-
-def _progress() -> Progress:
-    """Bars on standard error, if that is a terminal."""
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _paths(folder: Path, file: File) -> list[Path]:
