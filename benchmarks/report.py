@@ -12,6 +12,7 @@ from PIL import Image
 from rich.table import Table
 
 from pipeline.errors import SettingsError
+from pipeline.files import write_whole
 
 Result = dict[str, Any]
 
@@ -56,8 +57,6 @@ def save(figure: Figure, path: Path, dpi: int = 110) -> None:
 def kept(path: Path, measure: Callable[[], Result]) -> Result:
     """What is kept in a file; if it is not there, it is measured, and kept there as a whole or not at all."""
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(orjson.dumps(measure()))
-        partial.replace(path)
+        write_whole(path, orjson.dumps(measure()))
     result: Result = orjson.loads(path.read_bytes())
     return result

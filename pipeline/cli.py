@@ -66,7 +66,7 @@ def add_number(parser: argparse.ArgumentParser, flag: str, least: float, about: 
 def tell(as_json: bool, result: object, *parts: str | Table) -> None:
     """Print the result as one JSON object, or these parts for a person: names of classes as they are."""
     if as_json:
-        print(orjson.dumps(result).decode())
+        print(orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS).decode())
         return
     console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
     for part in parts:

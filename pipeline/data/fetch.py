@@ -8,7 +8,6 @@ import gzip
 import hashlib
 import logging
 import math
-import os
 import tempfile
 import zlib
 from collections.abc import Callable, Mapping
@@ -28,6 +27,7 @@ from filelock import FileLock
 
 from pipeline import cli
 from pipeline.errors import DatasetError
+from pipeline.files import write_whole
 from pipeline.settings import Settings
 
 Name = Literal["mnist", "fashion-mnist"]
@@ -237,17 +237,7 @@ class Search:
 
     def _keep(self, file: File, content: bytes, route: str) -> Found:
         path = self._cache / file.dataset / file.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # one writer at a time (the cache's lock), so what a killed one left under this name is overwritten
-        temporary = path.with_name(f".{file.name}.part")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, content)  # one writer at a time: the cache has a lock
         self._routes[path] = route
         return Found(file, path, route, content)
 
