@@ -33,7 +33,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from pipeline.broker.protocol import Headers, Message, Record
+from pipeline.broker import Headers, Message, Record
 from pipeline.errors import RecordError
 
 SIDE = 28

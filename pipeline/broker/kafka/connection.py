@@ -112,7 +112,7 @@ class Connection:
                 "sasl_plain_password": settings.kafka_password.get_secret_value(),
             }
 
-    def make(self, kind: Any, patience: float, **configs: object) -> Any:
+    def make(self, kind: Any, patience: float = ATTEMPT_SECONDS, **configs: object) -> Any:
         """A client of kafka-python, connected. ``kind`` is its class.
 
         Tries again for ``patience`` seconds, with longer and longer waits. Raises BrokerBusyError if nobody
