@@ -117,9 +117,21 @@ class KafkaBroker:
         """
         self._partitions(partition.topic, partition.number)
         [(first, end)] = self._offsets([partition])
-        position, stop = max(start, first), min(stop, end)
-        if position < stop:
-            yield from self._read(partition, position, stop)
+        position, stop, heard = max(start, first), min(stop, end), time.monotonic()
+        if position >= stop:
+            return
+        with closing(KafkaTail(self._connection, partition, position)) as tail:
+            while position < stop:
+                messages = tail.poll(POLL_SECONDS)
+                yield from (message for message in messages if message.offset < stop)
+                # Where only control records are left, the position moves without a message.
+                if tail.position > position:
+                    position, heard = tail.position, time.monotonic()
+                elif time.monotonic() - heard > ANSWER_SECONDS:
+                    raise BrokerBusyError(
+                        f"{self._connection.url}: {partition}: no answer for {ANSWER_SECONDS:g} s at offset "
+                        f"{position}; try again, or start the broker"
+                    )
 
     def tail(self, partition: Partition, start: int) -> KafkaTail:
         """Read a partition from ``start`` on. Raises TopicError."""
@@ -215,21 +227,6 @@ class KafkaBroker:
         ask = partial(self._admin.list_partition_offsets, dict.fromkeys(places, spec), isolation)
         found = self._connection.ask(f"offsets of {partitions[0].topic!r}", ask)
         return [found[where].offset for where in places]
-
-    def _read(self, partition: Partition, position: int, stop: int) -> Iterator[Message]:
-        heard = time.monotonic()
-        with closing(KafkaTail(self._connection, partition, position)) as tail:
-            while position < stop:
-                messages = tail.poll(POLL_SECONDS)
-                yield from (message for message in messages if message.offset < stop)
-                # Where only control records are left, the position moves without a message.
-                if tail.position > position:
-                    position, heard = tail.position, time.monotonic()
-                elif time.monotonic() - heard > ANSWER_SECONDS:
-                    raise BrokerBusyError(
-                        f"{self._connection.url}: {partition}: no answer for {ANSWER_SECONDS:g} s at offset "
-                        f"{position}; try again, or start the broker"
-                    )
 
     def _group(self, group: str) -> Any:
         """A client that asks for a group's positions, and never joins it."""

@@ -132,29 +132,31 @@ class KafkaProducer:
         if self._failed:
             raise type(self._failed)(str(self._failed))
         transaction = KafkaTransaction(self._client, self._partitions, self._record_bytes)
-        with self._step():
-            self._client.begin_transaction()
         try:
+            self._client.begin_transaction()
             yield transaction
-        except errors.KafkaError as error:
+            self._send(transaction)
+        except errors.KafkaError as error:  # before the commit nothing was written
             raise self._give_up(self._error(error)) from error
         except BaseException:
             self._abort()
             raise
-        self._finish(transaction)
+        self._commit()
 
     def close(self) -> None:
         patches.close_producer(self._client, CLOSE_SECONDS)
 
-    def _finish(self, transaction: KafkaTransaction) -> None:
-        with self._step():
-            for member, offsets in transaction.positions.items():
-                metadata = ConsumerGroupMetadata(member.group, member.generation, member.name)
-                patches.send_offsets(self._client, offsets, metadata, ANSWER_SECONDS)
-            self._client.flush(ANSWER_SECONDS)
-            for future in transaction.sent:
-                if future.failed():
-                    raise future.exception
+    def _send(self, transaction: KafkaTransaction) -> None:
+        """Positions, and the rest of the records."""
+        for member, offsets in transaction.positions.items():
+            metadata = ConsumerGroupMetadata(member.group, member.generation, member.name)
+            patches.send_offsets(self._client, offsets, metadata, ANSWER_SECONDS)
+        self._client.flush(ANSWER_SECONDS)
+        for future in transaction.sent:
+            if future.failed():
+                raise future.exception
+
+    def _commit(self) -> None:
         began = time.monotonic()
         try:
             patches.commit(self._client, ANSWER_SECONDS)
@@ -185,14 +187,6 @@ class KafkaProducer:
             f"{self._connection.url}: transactional id {self._id!r}: no clear answer to a commit ({error}); "
             "make a new producer, then look at the positions"
         )
-
-    @contextmanager
-    def _step(self) -> Iterator[None]:
-        """A step before the commit: where it fails, nothing was written."""
-        try:
-            yield
-        except errors.KafkaError as error:
-            raise self._give_up(self._error(error)) from error
 
     def _error(self, error: errors.KafkaError) -> BrokerError:
         error = patches.first_error(self._client) or error
