@@ -98,10 +98,8 @@ def simulated(case: model.Case) -> list[dict[str, float]]:
 
 def main() -> int:
     parser = cli.parser("Measure what more learners bring.", "filters", "window", "data", "cache")
-    parser.add_argument("--images", type=int, default=25_600, metavar="N", help="of each group (default: 25,600)")
-    parser.add_argument(
-        "--cores-each", type=int, default=0, metavar="N", help="of each learner's own (default: all share all cores)"
-    )
+    cli.add_number(parser, "--images", 1, "of each group", default=25_600)
+    cli.add_number(parser, "--cores-each", 0, "of each learner's own; 0: all share all cores", default=0)
     parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="where to write (default: docs)")
     arguments = parser.parse_args()
     result = measure(cli.settings_of(arguments), arguments.images, arguments.cores_each)
