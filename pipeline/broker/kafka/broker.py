@@ -40,23 +40,18 @@ Kept = TypeVar("Kept", bound=Any)
 class KafkaBroker:
     """A connection to the brokers at ``kafka://HOST:PORT[,HOST:PORT...]``. For any thread, one at a time.
 
-    Parameters
-    ----------
-    patience
-        Seconds to wait for a broker that does not answer.
-
     Raises SettingsError; BrokerBusyError if no broker answers, as does everything below; BrokerError if it refuses.
     """
 
     shares_groups = True
 
-    def __init__(self, url: str, settings: Settings, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, settings: Settings) -> None:
         self._connection = Connection(url, settings)
         self._settings = settings
         self._counts: dict[str, int] = {}
         self._groups: dict[str, Any] = {}
         self._close = ExitStack()
-        self._admin = self._kept(self._connection.make(KafkaAdminClient, patience))
+        self._admin = self._kept(self._connection.make(KafkaAdminClient, PATIENCE))
 
     def ensure_topics(self, topics: Iterable[Topic]) -> None:
         """Create what does not exist; what exists keeps its configuration. Raises TopicError."""
