@@ -64,12 +64,11 @@ def finish(process: "subprocess.Popen[bytes]") -> None:
 
 
 def parse(command_line: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="The whole stream on one machine, from nothing.")
+    parser = cli.parser("The whole stream on one machine, from nothing.")
     parser.add_argument("--scenario", default="demo", metavar="NAME", help="a shipped scenario, or a path")
     cli.add_number(parser, "--images", 1, "only the first N images")
     parser.add_argument("--broker", metavar="URL", help="another broker than the embedded one: kafka://HOST:PORT")
     parser.add_argument("--folder", type=Path, default=Path("runs/demo"), metavar="DIR", help="where files go")
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     return parser.parse_args(command_line)
 
 

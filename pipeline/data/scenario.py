@@ -107,19 +107,16 @@ class _Reader:
     def _plain(self, node: yaml.Node, path: KeyPath, line: int) -> object:
         self.lines[path] = line
         if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, line)
+            try:
+                return self._loader.construct_object(node)
+            except (ValueError, OverflowError) as error:  # a day or a number that cannot be
+                raise self.error(line, f"not YAML: {error}") from None
         if id(node) in self._seen:  # an alias could contain itself
             raise self.error(line, "expected no alias (*) of a mapping or list")
         self._seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*path, i), item.start_mark.line + 1) for i, item in enumerate(node.value)]
         return self._mapping(node, path)
-
-    def _scalar(self, node: yaml.ScalarNode, line: int) -> object:
-        try:
-            return self._loader.construct_object(node)
-        except (ValueError, OverflowError) as error:  # a day or a number that cannot be
-            raise self.error(line, f"not YAML: {error}") from None
 
     def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, object]:
         result: dict[str, object] = {}

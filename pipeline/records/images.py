@@ -219,11 +219,6 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
-def _check_length(pixels: bytes) -> None:
-    if len(pixels) != PIXELS:
-        raise RecordError("length", f"value: expected {PIXELS} bytes, got {len(pixels)}")
-
-
 def _refuse_duplicates(headers: Headers) -> None:
     for name, times in Counter(name for name, _ in headers).items():
         if times > 1 and name in _KNOWN:
@@ -287,7 +282,8 @@ def _pixels(value: bytes, known: Mapping[str, bytes]) -> bytes:
             raise _unexpected("content-type", known, "content-type", expected)
     if known.get("ce_shape") != _SHAPE:
         raise _unexpected("shape", known, "ce_shape", _SHAPE.decode())
-    _check_length(value)
+    if len(value) != PIXELS:
+        raise RecordError("length", f"value: expected {PIXELS} bytes, got {len(value)}")
     return value
 
 

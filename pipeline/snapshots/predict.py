@@ -75,13 +75,11 @@ def load(path: Path) -> NDArray[np.uint8]:
 def predict(learner: AnyLearner, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
     """For each image the predicted class and the scores of all, best first."""
     quotes = learner.quote(np.stack(images))
-    results = []
-    for row in quotes.logits:
-        best = np.argsort(-row)
-        results.append(
-            {"predicted": quotes.classes[best[0]], "scores": {quotes.classes[i]: float(row[i]) for i in best}}
-        )
-    return results
+    names, orders = quotes.classes, np.argsort(-quotes.logits, axis=1)
+    return [
+        {"predicted": names[best[0]], "scores": {names[i]: float(row[i]) for i in best}}
+        for row, best in zip(quotes.logits, orders, strict=True)
+    ]
 
 
 def main(command_line: Sequence[str] | None = None) -> int:

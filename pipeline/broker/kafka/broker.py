@@ -40,18 +40,23 @@ Kept = TypeVar("Kept", bound=Any)
 class KafkaBroker:
     """A connection to the brokers at ``kafka://HOST:PORT[,HOST:PORT...]``. For any thread, one at a time.
 
+    Parameters
+    ----------
+    patience
+        Seconds to wait for a broker that does not answer.
+
     Raises SettingsError; BrokerBusyError if no broker answers, as does everything below; BrokerError if it refuses.
     """
 
     shares_groups = True
 
-    def __init__(self, url: str, settings: Settings) -> None:
+    def __init__(self, url: str, settings: Settings, patience: float = PATIENCE) -> None:
         self._connection = Connection(url, settings)
         self._settings = settings
         self._counts: dict[str, int] = {}
         self._groups: dict[str, Any] = {}
         self._close = ExitStack()
-        self._admin = self._kept(self._connection.make(KafkaAdminClient, PATIENCE))
+        self._admin = self._kept(self._connection.make(KafkaAdminClient, patience))
 
     def ensure_topics(self, topics: Iterable[Topic]) -> None:
         """Create what does not exist; what exists keeps its configuration. Raises TopicError."""
@@ -211,11 +216,9 @@ class KafkaBroker:
 
     def _offsets(self, partitions: list[Partition]) -> list[tuple[int, int]]:
         """First offset and last stable offset of each."""
-        first, end = (
-            self._ask_offsets(partitions, spec, IsolationLevel.READ_COMMITTED)
-            for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
-        )
-        return list(zip(first, end, strict=True))
+        stable = IsolationLevel.READ_COMMITTED
+        ends = (self._ask_offsets(partitions, spec, stable) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
+        return list(zip(*ends, strict=True))
 
     def _ask_offsets(self, partitions: list[Partition], spec: OffsetSpec, isolation: IsolationLevel) -> list[int]:
         places = [place(partition) for partition in partitions]
