@@ -147,7 +147,7 @@ def main() -> int:
     cli.add_number(parser, "--start", 0, "images of the stream that are left out", default=0)
     cli.add_number(parser, "--stop", 1, "image of the stream to end with (default: the last)")
     cli.add_number(parser, "--frames", 1, "at most so many", default=40)
-    cli.add_number(parser, "--rate", 0.1, "frames a second", default=4)
+    cli.add_number(parser, "--rate", 0.01, "frames a second", default=4)
     arguments = parser.parse_args()
     settings = cli.settings_of(arguments)
     topics = Topics(settings.topic_prefix)
