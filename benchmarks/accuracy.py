@@ -265,14 +265,14 @@ def main() -> int:
     )
     parser.add_argument("--scenario", default="mixed", metavar="NAME", help="a shipped scenario, or a path")
     parser.add_argument("--learner", dest="name", default="clearing", choices=list(LEARNERS))
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="moves stream and features (default: 0)")
-    parser.add_argument("--images", type=int, metavar="N", help="first N images; past the end the last phase goes on")
+    cli.add_number(parser, "--seed", 0, "moves stream and features", default=0)
+    cli.add_number(parser, "--images", 1, "first N images; past the end the last phase goes on")
     arguments = parser.parse_args()
     r = measure(arguments.scenario, arguments.name, arguments.seed, arguments.images, cli.settings_of(arguments))
     speed = f"{r['images_per_second']:,.0f} a second ({r['predict_only_images_per_second']:,.0f} without learning)"
     last = f"{r['scenario']}, seed {r['seed']}: {r['images']:,} images, {speed}"
     bits = [f"digest {r['digest']}"] if r["digest"] else []
-    report.tell(arguments.json, r, table(r), *dresses(r), last, *bits)
+    cli.tell(arguments.json, r, table(r), *dresses(r), last, *bits)
     return 0
 
 

@@ -205,8 +205,8 @@ def write(results: Sequence[Result], out: Path) -> None:
 def main() -> int:
     parser = cli.parser("Run every learner through the same streams.", *COMPARED, "data", "cache")
     parser.add_argument("--learners", nargs="+", choices=list(LEARNERS), default=list(LEARNERS), metavar="NAME")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="seeds 0 to N-1 (default: 3)")
-    parser.add_argument("--images", type=int, metavar="N", help="first N images of each stream (default: all)")
+    cli.add_number(parser, "--seeds", 0, "seeds 0 to N-1", default=3)
+    cli.add_number(parser, "--images", 1, "first N images of each stream (default: all)")
     parser.add_argument(
         "--folder", type=Path, default=Path("runs/compare"), metavar="DIR", help="where results are kept"
     )
@@ -218,7 +218,7 @@ def main() -> int:
         log.info("%s, %s, seed %d: held out %.4f / %.4f", *place, held["digits"], held["fashion"])
     found = results.all()
     write(found, arguments.out)
-    report.tell(arguments.json, summary(found), str(arguments.out / "comparison.md"))
+    cli.tell(arguments.json, summary(found), str(arguments.out / "comparison.md"))
     return 0
 
 

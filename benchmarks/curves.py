@@ -61,12 +61,10 @@ class Curves:
         if not self.phases or self.phases[-1][1] != phase:
             self.phases.append((self.images, phase))
         self.images += 1
-        if served["label"] is not None:
-            self._add(served["label"], served["label"] == served["predicted"])
-
-    def _add(self, label: str, right: bool) -> None:
+        if (label := served["label"]) is None:
+            return
         outcomes = self._outcomes.setdefault(label, deque(maxlen=self.window))
-        outcomes.append(right)
+        outcomes.append(label == served["predicted"])
         xs, ys = self.points.setdefault(label, ([], []))
         if not xs or self.images - xs[-1] >= self.step:
             xs.append(self.images)
@@ -116,7 +114,7 @@ def main() -> int:
         curves = read(broker, Topics(settings.topic_prefix), settings.group, settings.window)
     draw(curves, arguments.out)
     result = {"file": str(arguments.out), "images": curves.images, "phases": curves.phases}
-    report.tell(arguments.json, result, str(arguments.out))
+    cli.tell(arguments.json, result, str(arguments.out))
     return 0
 
 

@@ -187,7 +187,7 @@ def main() -> int:
         boards = [answered(stack.url, FOLDER / f"{each}.json", stack.began, end) for each in ("learning", "pipeline")]
     draw(boards, arguments.out)
     result = {"file": str(arguments.out), "images": images, "panels": sum(len(board.panels) for board in boards)}
-    report.tell(arguments.json, result, f"{arguments.out}: {result['panels']} panels")
+    cli.tell(arguments.json, result, f"{arguments.out}: {result['panels']} panels")
     return 0
 
 

@@ -144,10 +144,10 @@ def chosen(story: Story, start: int, frames: int) -> list[int]:
 def main() -> int:
     parser = cli.parser("Draw learning as a film.", "broker", "topic_prefix", "group", "window")
     parser.add_argument("--out", type=Path, default=Path("film.gif"), metavar="FILE", help="a GIF")
-    parser.add_argument("--start", type=int, default=0, metavar="N", help="images of the stream that are left out")
-    parser.add_argument("--stop", type=int, metavar="N", help="image of the stream to end with (default: the last)")
-    parser.add_argument("--frames", type=int, default=40, metavar="N", help="at most so many (default: 40)")
-    parser.add_argument("--rate", type=float, default=4, metavar="X", help="frames a second (default: 4)")
+    cli.add_number(parser, "--start", 0, "images of the stream that are left out", default=0)
+    cli.add_number(parser, "--stop", 1, "image of the stream to end with (default: the last)")
+    cli.add_number(parser, "--frames", 1, "at most so many", default=40)
+    cli.add_number(parser, "--rate", 0.01, "frames a second", default=4)
     arguments = parser.parse_args()
     settings = cli.settings_of(arguments)
     topics = Topics(settings.topic_prefix)
@@ -160,7 +160,7 @@ def main() -> int:
     write(frames, arguments.out, arguments.rate)
     size = arguments.out.stat().st_size
     result = {"file": str(arguments.out), "frames": len(frames), "bytes": size, "old": sorted(story.old)}
-    report.tell(arguments.json, result, f"{arguments.out}: {len(frames)} frames, {size:,} bytes")
+    cli.tell(arguments.json, result, f"{arguments.out}: {len(frames)} frames, {size:,} bytes")
     return 0
 
 

@@ -159,7 +159,7 @@ def main() -> int:
         ("the same, to the rate without a broker", "share_of_brokerless_rate", ".2f", "≥ 0.85"),
     ]
     shown = [(what, f"{result[name]:{form}}", aim) for what, name, form, aim in rows]
-    report.tell(arguments.json, result, report.table(("measured", "", "aim"), shown))
+    cli.tell(arguments.json, result, report.table(("measured", "", "aim"), shown))
     return 0
 
 

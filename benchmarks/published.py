@@ -55,7 +55,7 @@ def draw(every: Sequence[Result], path: Path) -> None:
 
 def main() -> int:
     parser = cli.parser("Run the experiment of the articles.", "base", "backend", "data", "cache", "seed")
-    parser.add_argument("--steps", type=int, default=3250, metavar="N", help="at most so many (default: 3250)")
+    cli.add_number(parser, "--steps", 1, "at most so many", default=3250)
     parser.add_argument("--folder", type=Path, default=Path("runs/published"), metavar="DIR", help="where results are")
     parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="where the picture is written")
     arguments = parser.parse_args()
@@ -68,7 +68,7 @@ def main() -> int:
         "\n  ".join([f"{r['scenario']}, {r['learner']}: {r['images_per_second']:,.0f} images a second", *dresses(r)])
         for r in every
     ]
-    report.tell(arguments.json, every, *shown)
+    cli.tell(arguments.json, every, *shown)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""How benchmarks tell what they found: as JSON, as tables, as pictures; and how they keep it."""
+"""How benchmarks tell what they found: as tables, as pictures; and how they keep it."""
 
 from collections.abc import Callable, Iterable, Sequence
 from io import BytesIO
@@ -9,19 +9,12 @@ import orjson
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from rich.console import Console
 from rich.table import Table
 
 from pipeline.errors import SettingsError
+from pipeline.files import write_whole
 
 Result = dict[str, Any]
-
-
-def tell(as_json: bool, result: object, *parts: str | Table) -> None:
-    """Print the result as one JSON object, or these parts for a person."""
-    console = Console(highlight=False, markup=False, soft_wrap=True)
-    for part in [orjson.dumps(result).decode()] if as_json else parts:
-        console.print(part)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
@@ -64,8 +57,6 @@ def save(figure: Figure, path: Path, dpi: int = 110) -> None:
 def kept(path: Path, measure: Callable[[], Result]) -> Result:
     """What is kept in a file; if it is not there, it is measured, and kept there as a whole or not at all."""
     if not path.exists():
-        partial = path.with_suffix(".partial")
-        partial.write_bytes(orjson.dumps(measure()))
-        partial.replace(path)
+        write_whole(path, orjson.dumps(measure()))
     result: Result = orjson.loads(path.read_bytes())
     return result

@@ -156,7 +156,7 @@ def main() -> int:
     # Endurance first: the most memory so far is then its own.
     result = endurance(settings) | learning(settings) | end_to_end(settings)
     rows = [(n.replace("_", " "), f"{value:,.0f}" if value > 50 else f"{value:.3f}") for n, value in result.items()]
-    report.tell(arguments.json, result, report.table(("what", "value"), rows))
+    cli.tell(arguments.json, result, report.table(("what", "value"), rows))
     return 0
 
 

@@ -2,16 +2,23 @@
 
 import argparse
 import logging
+import math
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
-from typing import TextIO
+from typing import Any, TextIO
 
-from pipeline.errors import MarketstreamError
+import orjson
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from pipeline.errors import MarketstreamError, SettingsError
 from pipeline.settings import PREFIX, Settings, load
 
 log = logging.getLogger(__name__)
@@ -20,11 +27,11 @@ PATIENCE = 8.0
 """Seconds in which a program that was told to stop does so in order. Those who stop containers wait for ten."""
 
 
-def parser(description: str, *settings: str) -> argparse.ArgumentParser:
-    """An argument parser with ``--json`` and one flag for each named setting."""
-    result = argparse.ArgumentParser(
-        description=description, epilog=f"Every setting is also an environment variable, {PREFIX}NAME."
-    )
+def parser(
+    description: str, *settings: str, make: Callable[..., argparse.ArgumentParser] = argparse.ArgumentParser
+) -> argparse.ArgumentParser:
+    """An argument parser, or a command of one that ``make`` adds, with ``--json`` and a flag for each named setting."""
+    result = make(description=description, epilog=f"Every setting is also an environment variable, {PREFIX}NAME.")
     for name in settings:
         field = Settings.model_fields[name]
         default = "" if field.default in (None, "") or field.default_factory else f" (default: {field.default})"
@@ -36,6 +43,43 @@ def parser(description: str, *settings: str) -> argparse.ArgumentParser:
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """The settings that parsed arguments, environment and defaults make. Raises SettingsError."""
     return load({k: v for k, v in vars(arguments).items() if k in Settings.model_fields})
+
+
+def add_number(parser: argparse.ArgumentParser, flag: str, least: float, about: str, **options: Any) -> None:
+    """Add a flag for a number of at least ``least``, an int or a float as that is. Parsing it raises SettingsError."""
+    kind = type(least)
+
+    def read(text: str) -> float:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number < math.inf:
+            what = "whole number" if kind is int else "number"
+            raise SettingsError(f"{flag}: expected a {what} of at least {least:g}, but it is {text!r}")
+        return number
+
+    default = f" (default: {options['default']:,})" if "default" in options else ""
+    parser.add_argument(flag, type=read, metavar="N", help=about + default, **options)
+
+
+def tell(as_json: bool, result: object, *parts: str | Table) -> None:
+    """Print the result as one JSON object, or these parts for a person: names of classes as they are."""
+    if as_json:
+        print(orjson.dumps(result, option=orjson.OPT_NON_STR_KEYS).decode())
+        return
+    console = Console(markup=False, emoji=False, highlight=False, soft_wrap=True)
+    for part in parts:
+        console.print(part)
+
+
+@contextmanager
+def bar(title: str, total: int | None) -> Iterator[Callable[..., None]]:
+    """A bar on standard error, if that is a terminal, and what moves it: ``advance=``, ``completed=``."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = not sys.stderr.isatty()
+    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as shown:
+        yield partial(shown.update, shown.add_task(title, total=total))
 
 
 @contextmanager

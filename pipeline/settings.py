@@ -68,8 +68,7 @@ class Settings(BaseSettings):
     cache: Path = Field(default_factory=_default_cache, description="where fetched data sets are kept")
 
     learner: LearnerName = Field(
-        "clearing",
-        description="what learns: clearing, or marketplace, of which a group has one",
+        "clearing", description="what learns: clearing, or marketplace, of which a group has one"
     )
     seed: int = Field(0, ge=0, lt=2**64, description="seed of the features, or of the vendors of marketplace")
     filters: int = Field(128, ge=1, le=1024, description="layer-2 filters of the features: accuracy against speed")

@@ -14,14 +14,10 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import overload
 
-import orjson
 from prometheus_client import CollectorRegistry
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from pipeline import cli
 from pipeline.broker import Broker, Member, Partition, Position, Topic, connect
@@ -150,61 +146,33 @@ def _lag(broker: Broker, topic: str, group: str) -> int:
     )
 
 
-def show_progress(stream: Stream) -> AbstractContextManager[Callable[[int], None]]:
-    """A bar on a terminal, log lines elsewhere."""
-    return _bar(stream) if sys.stderr.isatty() else _lines(stream)
-
-
-@contextmanager
-def _bar(stream: Stream) -> Iterator[Callable[[int], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(stream.scenario.name, total=len(stream))
-
-        def show(position: int) -> None:
-            phase = stream.span(max(0, position - 1)).phase
-            bar.update(task, completed=position, description=f"{stream.scenario.name}: {phase.name}")
-
-        yield show
-
-
-@contextmanager
-def _lines(stream: Stream) -> Iterator[Callable[[int], None]]:
-    shown = (-math.inf, "")  # when, and which phase
-
-    def show(position: int) -> None:
-        nonlocal shown
-        phase, now = stream.span(position).phase.name, time.monotonic()
-        if phase != shown[1] or now - shown[0] >= LOG_SECONDS:
-            shown = (now, phase)
-            log.info("%s: %s of %s images, phase %s", stream.run, f"{position:,}", f"{len(stream):,}", phase)
-
-    yield show
-
-
 @contextmanager
 def _progress(stream: Stream, settings: Settings) -> Iterator[Callable[[int], None]]:
-    """Progress for people, and for Prometheus."""
-    metrics = ReplayMetrics(CollectorRegistry(), stream.scenario.name, [span.phase.name for span in stream.phases])
-    address = settings.metrics_host, settings.producer_metrics_port
-    with serving(metrics.registry, *address, lambda: True, "--producer-metrics-port") as port:
-        log.info("metrics at http://%s:%d/metrics", settings.metrics_host, port)
-        with show_progress(stream) as show:
-            yield _counted(stream, metrics, show)
+    """For people, a bar on a terminal and log lines elsewhere; and for Prometheus."""
+    name, host = stream.scenario.name, settings.metrics_host
+    metrics = ReplayMetrics(CollectorRegistry(), name, [span.phase.name for span in stream.phases])
+    flag = "--producer-metrics-port"
+    with (
+        serving(metrics.registry, host, settings.producer_metrics_port, lambda: True, flag) as port,
+        cli.bar(name, len(stream)) as bar,
+    ):
+        log.info("metrics at http://%s:%d/metrics", host, port)
+        last: int | None = None
+        said = -math.inf, ""  # when, and which phase
 
+        def progress(position: int) -> None:
+            nonlocal last, said
+            phase, now = stream.span(position).phase.name, time.monotonic()
+            if last is not None:  # what one transaction sends is of one phase
+                metrics.sent(stream.span(last).phase.name, position - last)
+            metrics.replaying(phase)
+            last = position
+            bar(completed=position, description=f"{name}: {phase}")
+            if not sys.stderr.isatty() and (phase != said[1] or now - said[0] >= LOG_SECONDS):
+                said = now, phase
+                log.info("%s: %s of %s images, phase %s", stream.run, f"{position:,}", f"{len(stream):,}", phase)
 
-def _counted(stream: Stream, metrics: ReplayMetrics, show: Callable[[int], None]) -> Callable[[int], None]:
-    last: int | None = None
-
-    def progress(position: int) -> None:
-        nonlocal last
-        if last is not None:  # what one transaction sends is of one phase
-            metrics.sent(stream.span(last).phase.name, position - last)
-        metrics.replaying(stream.span(position).phase.name)
-        last = position
-        show(position)
-
-    return progress
+        yield progress
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -213,11 +181,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     settings = cli.settings_of(options)
     if options.run and not re.fullmatch(r"[A-Za-z0-9._-]+", options.run):
         raise SettingsError(f"--run: expected letters, digits, '.', '_' or '-', but it is {options.run!r}")
-    rate = _number("--rate", options.rate, float, 0)
-    lag = _number("--max-lag", options.max_lag, int, 1)
-    seed, images = _number("--seed", options.scenario_seed, int, 0), _number("--images", options.images, int, 1)
-    max_lag = None if lag is None else MaxLag(lag, settings.group)
-    scenario = load(options.scenario, seed, images)
+    lag = None if options.max_lag is None else MaxLag(options.max_lag, settings.group)
+    scenario = load(options.scenario, options.scenario_seed, options.images)
     stream = make_stream(scenario, load_splits(scenario, settings), options.run)
     topic = Topics(settings.topic_prefix).source(settings)
     with (
@@ -226,7 +191,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _progress(stream, settings) as progress,
     ):
         outcome = replay(
-            broker, stream, topic, stop, rate=rate, max_lag=max_lag, encoding=options.encoding, progress=progress
+            broker, stream, topic, stop, rate=options.rate, max_lag=lag, encoding=options.encoding, progress=progress
         )
     _report(stream, outcome, options.json)
     return 0
@@ -237,15 +202,12 @@ def _parser() -> argparse.ArgumentParser:
     metrics = ("metrics_host", "producer_metrics_port")
     parser = cli.parser("Replay a scenario into the topic images.", *topic, "group", "data", "cache", *metrics)
     parser.add_argument("scenario", metavar="SCENARIO", help="a shipped scenario's name, or a file")
-    for flag, metavar, about in (
-        ("--images", "N", "how many images, instead of as many as the scenario has"),
-        ("--rate", "R", "images/s, instead of the scenario's; 0: as fast as possible"),
-        ("--run", "NAME", "name of the run, to resume or tell apart (default: SCENARIO-SEED)"),
-        ("--max-lag", "N", "never be more than N images ahead of --group (default: no limit)"),
-    ):
-        parser.add_argument(flag, metavar=metavar, help=about)
+    parser.add_argument("--run", metavar="NAME", help="of the run, to resume or tell apart (default: SCENARIO-SEED)")
+    cli.add_number(parser, "--images", 1, "how many images, instead of as many as the scenario has")
+    cli.add_number(parser, "--rate", 0.0, "images/s, instead of the scenario's; 0: as fast as possible")
+    cli.add_number(parser, "--max-lag", 1, "never be more than N images ahead of --group (default: no limit)")
     # under another name than the setting, which is the features' seed
-    parser.add_argument("--seed", dest="scenario_seed", metavar="N", help="seed, instead of the scenario's")
+    cli.add_number(parser, "--seed", 0, "seed, instead of the scenario's", dest="scenario_seed")
     parser.add_argument("--encoding", choices=("raw", "png", "jpeg"), default="raw", help="of pixels (default: raw)")
     return parser
 
@@ -254,42 +216,23 @@ def _report(stream: Stream, outcome: Outcome, json: bool) -> None:
     sent = outcome.position - outcome.start
     speed = sent / outcome.seconds if sent else 0.0
     if outcome.complete and not sent:
-        log.info(
-            "%s is already complete, at image %s; choose another --run to begin again", stream.run, outcome.position
-        )
+        again = "choose another --run to begin again"
+        log.info("%s is already complete, at image %s; %s", stream.run, outcome.position, again)
     elif outcome.complete:
         log.info("%s is complete: %s images sent, %.0f images/s", stream.run, sent, speed)
     else:
         log.info("%s stopped at %s of %s; run it again to go on", stream.run, outcome.position, len(stream))
-    if json:
-        result = {
-            "scenario": stream.scenario.name,
-            "run": stream.run,
-            "images": len(stream),
-            "sent": sent,
-            "position": outcome.position,
-            "seconds": outcome.seconds,
-            "images_per_second": speed,
-            "complete": outcome.complete,
-        }
-        print(orjson.dumps(result).decode())
-
-
-@overload
-def _number(flag: str, text: str | None, kind: type[int], least: int) -> int | None: ...
-@overload
-def _number(flag: str, text: str | None, kind: type[float], least: int) -> float | None: ...
-def _number(flag: str, text: str | None, kind: type[float], least: int) -> float | None:
-    if text is None:
-        return None
-    try:
-        number = kind(text)
-    except ValueError:
-        number = math.nan
-    if not least <= number < math.inf:
-        what = "whole number" if kind is int else "number"
-        raise SettingsError(f"{flag}: expected a {what} of at least {least}, but it is {text!r}")
-    return number
+    result = {
+        "scenario": stream.scenario.name,
+        "run": stream.run,
+        "images": len(stream),
+        "sent": sent,
+        "position": outcome.position,
+        "seconds": outcome.seconds,
+        "images_per_second": speed,
+        "complete": outcome.complete,
+    }
+    cli.tell(json, result)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Adam: Kingma, Ba, Adam: A method for stochastic optimization, 2015.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -19,10 +18,10 @@ from numpy.typing import NDArray
 from tinygrad import Context, Tensor, TinyJit
 from tinygrad.nn.optim import SGD, Adam, Optimizer
 
+from benchmarks.learners.labelled import Labelled, Quoted
 from pipeline.features.tinygrad import default_device
 from pipeline.learners.marketplace import draws
 from pipeline.learners.marketplace.network import EPSILON, Floats, Shape
-from pipeline.learners.protocol import Quotes
 
 OUTPUTS = 20
 """Classes that can be learnt."""
@@ -33,23 +32,6 @@ RULES: dict[Rule, Callable[[list[Tensor]], Optimizer]] = {
     "sgd": lambda parameters: SGD(parameters, lr=0.05),
     "adam": lambda parameters: Adam(parameters, lr=1e-3),
 }
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BackpropQuotes(Quotes):
-    """``images`` uint8[n, side, side], ``logits`` float32[n, C] and the C ``classes``."""
-
-    images: NDArray[np.uint8]
-    logits: Floats
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class BackpropUpdate:
-    """The m labelled ``images`` and their ``labels``: gradients are taken when they are added."""
-
-    images: NDArray[np.uint8]
-    labels: tuple[str, ...]
 
 
 class Backprop:
@@ -79,30 +61,29 @@ class Backprop:
         """Every parameter, in the order of ``Block.parts``, the last spec at the end."""
         return [p.numpy() for p in self._optimiser.params]
 
-    def quote(self, images: NDArray[np.uint8]) -> BackpropQuotes:
+    def quote(self, images: NDArray[np.uint8]) -> Quoted:
         """Forward only: ``uint8[n, side, side]``."""
         logits = [self._forward(self._padded(images[some])).numpy() for some in self._pieces(len(images))]
         every = np.concatenate([np.zeros((0, OUTPUTS), np.float32), *logits])[: len(images)]
-        return BackpropQuotes(images, every[:, : len(self.classes)], self.classes)
+        return Quoted(images, every[:, : len(self.classes)], self.classes)
 
-    def settle(self, quotes: BackpropQuotes, labels: Sequence[str | None]) -> BackpropUpdate:
-        """The labelled images. Changes nothing."""
-        places = [i for i, label in enumerate(labels) if label is not None]
-        return BackpropUpdate(quotes.images[places], tuple(label for label in labels if label is not None))
+    def settle(self, quotes: Quoted, labels: Sequence[str | None]) -> Labelled:
+        """The labelled images: gradients are taken when they are added. Changes nothing."""
+        return quotes.labelled(labels)
 
-    def add(self, update: BackpropUpdate) -> None:
+    def add(self, update: Labelled) -> None:
         """Step down the gradient. Raises ValueError if there are more classes than outputs."""
         classes = tuple(dict.fromkeys([*self.classes, *update.labels]))
         if len(classes) > OUTPUTS:
             raise ValueError(f"{len(classes)} classes, but backprop has {OUTPUTS} outputs")
         self.classes = classes
         targets = np.eye(OUTPUTS, dtype=np.float32)[[classes.index(label) for label in update.labels]]
-        for some in self._pieces(len(update.images)):
+        for some in self._pieces(len(update.rows)):
             share = self._padded(targets[some] / len(targets[some]))
             with Context(TRAINING=1):
-                self._learn(self._padded(update.images[some]), share)
+                self._learn(self._padded(update.rows[some]), share)
             self.generation += 1
-        self.images += len(update.images)
+        self.images += len(update.rows)
 
     def clear(self) -> bool:
         """The step was taken already."""

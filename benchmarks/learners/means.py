@@ -14,16 +14,15 @@ about Σ, where theirs is compared with a mean of zero (or with one from images 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import cho_factor, cho_solve
 
+from benchmarks.learners.labelled import Labelled, Quoted
 from pipeline.cores import blas_on_all_cores
 from pipeline.features import Features
 from pipeline.learners.clearing.solver import ClearingSchedule
-from pipeline.learners.protocol import Quotes
 
 Floats = NDArray[np.float64]
 Products = NDArray[np.uint8]
@@ -31,23 +30,6 @@ Products = NDArray[np.uint8]
 SHRINKAGE = 1e-2
 """ε. The article has 1e-4. After the first 5,120 images of ``mixed``, seed 0, test digits / fashion: .983 / .853 with
 1e-2, .980 / .849 with 1e-3, .977 / .841 with 1e-4."""
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MeansQuotes(Quotes):
-    """``products`` uint8[n, D], without the features' constant; ``logits`` float32[n, C] and the C ``classes``."""
-
-    products: Products
-    logits: NDArray[np.float32]
-    classes: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class MeansUpdate:
-    """``products`` uint8[m, D] of the labelled images, and their ``labels``."""
-
-    products: Products
-    labels: tuple[str, ...]
 
 
 class NearestMean:
@@ -81,24 +63,23 @@ class NearestMean:
         """The mean products of every class: ``float64[C, D]``."""
         return np.array([self._sums[name] / count for name, count in self.counts.items()])
 
-    def quote(self, images: NDArray[np.uint8]) -> MeansQuotes:
+    def quote(self, images: NDArray[np.uint8]) -> Quoted:
         """Forward only: ``uint8[n, 28, 28]``."""
         products = self._features(images)[:, :-1]
         logits = np.zeros((len(images), 0), np.float32)
         if self._served:
             logits = products.astype(np.float32) @ self._weights + self._bias
-        return MeansQuotes(products, logits, self._served)
+        return Quoted(products, logits, self._served)
 
-    def settle(self, quotes: MeansQuotes, labels: Sequence[str | None]) -> MeansUpdate:
+    def settle(self, quotes: Quoted, labels: Sequence[str | None]) -> Labelled:
         """The products of the labelled images. Changes nothing."""
-        places = [i for i, label in enumerate(labels) if label is not None]
-        return MeansUpdate(quotes.products[places], tuple(label for label in labels if label is not None))
+        return quotes.labelled(labels)
 
-    def add(self, update: MeansUpdate) -> None:
+    def add(self, update: Labelled) -> None:
         """What was found becomes state."""
         labels = np.array(update.labels, object)
         for name in dict.fromkeys(update.labels):
-            mine = update.products[labels == name]
+            mine = update.rows[labels == name]
             self._sums[name] = self._sums.get(name, 0) + mine.sum(axis=0, dtype=np.int64)
             self.counts[name] = self.counts.get(name, 0) + len(mine)
 
@@ -135,13 +116,13 @@ class StreamingLda(NearestMean):
         result: Floats = self._scatter / max(1, self.images)
         return result
 
-    def add(self, update: MeansUpdate) -> None:
+    def add(self, update: Labelled) -> None:
         """What was found becomes state, as if image by image."""
         if not update.labels:
             return
         before = self.images
         if not before:
-            self._scatter = np.zeros((update.products.shape[1],) * 2)
+            self._scatter = np.zeros((update.rows.shape[1],) * 2)
         if set(update.labels) - set(self.counts):
             self._schedule.new_class(before)
         t = before + np.arange(len(update.labels))
@@ -159,12 +140,12 @@ class StreamingLda(NearestMean):
         self._schedule.cleared(self.images)
         return True
 
-    def _deviations(self, update: MeansUpdate) -> NDArray[np.float32]:
+    def _deviations(self, update: Labelled) -> NDArray[np.float32]:
         """z − μ of each image, μ the mean of the images of its class before it: ``float32[m, D]``."""
-        result = update.products.astype(np.float32)
+        result = update.rows.astype(np.float32)
         labels = np.array(update.labels, object)
         for name in dict.fromkeys(update.labels):
-            mine = update.products[labels == name].astype(np.float64)
+            mine = update.rows[labels == name].astype(np.float64)
             count, total = self.counts.get(name, 0), self._sums.get(name, np.zeros(mine.shape[1], np.int64))
             before = total + np.cumsum(mine, axis=0) - mine
             result[labels == name] = mine - before / np.maximum(1, count + np.arange(len(mine)))[:, None]

@@ -13,7 +13,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks import report, speed
+from benchmarks import speed
 from benchmarks.accuracy import HeldOut, draw
 from benchmarks.scale import group, model, page
 from benchmarks.scale.group import REAL, Group
@@ -98,17 +98,15 @@ def simulated(case: model.Case) -> list[dict[str, float]]:
 
 def main() -> int:
     parser = cli.parser("Measure what more learners bring.", "filters", "window", "data", "cache")
-    parser.add_argument("--images", type=int, default=25_600, metavar="N", help="of each group (default: 25,600)")
-    parser.add_argument(
-        "--cores-each", type=int, default=0, metavar="N", help="of each learner's own (default: all share all cores)"
-    )
+    cli.add_number(parser, "--images", 1, "of each group", default=25_600)
+    cli.add_number(parser, "--cores-each", 0, "of each learner's own; 0: all share all cores", default=0)
     parser.add_argument("--out", type=Path, default=Path("docs"), metavar="DIR", help="where to write (default: docs)")
     arguments = parser.parse_args()
     result = measure(cli.settings_of(arguments), arguments.images, arguments.cores_each)
     shown = page.text(result)
     (arguments.out / "scale.md").write_text(shown, encoding="utf-8")
     page.draw(result, arguments.out / "scale.png")
-    report.tell(arguments.json, result, shown)
+    cli.tell(arguments.json, result, shown)
     holds = all(g["each_once"] and g["digest"] == result["digest"] for g in result["groups"])
     return 0 if holds else 1
 

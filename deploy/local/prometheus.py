@@ -30,7 +30,7 @@ def install(cache: Path) -> Path:
 
 def _fetch(folder: Path) -> Path:
     try:
-        return debian("prometheus", "usr/bin")(folder)
+        return debian("prometheus", "usr/bin", folder)
     except SourceError as error:
         raise PrometheusUnavailableError(
             f"prometheus and promtool are not on PATH, and Debian's package cannot be fetched ({error}): install "

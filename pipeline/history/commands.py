@@ -12,17 +12,14 @@ A micro-batch is named by its number; a snapshot by its number after an ``s``, o
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import orjson
 from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
 
 from pipeline import cli
@@ -31,7 +28,7 @@ from pipeline.errors import SettingsError, SnapshotError
 from pipeline.history import listing, verify
 from pipeline.history.difference import check_retractions, difference
 from pipeline.history.listing import Row, name_of
-from pipeline.history.retract import Choice, LearntGroup
+from pipeline.history.retract import Choice, Found, LearntGroup
 from pipeline.records.journal import Journal, places, taken_back
 from pipeline.records.topics import Topics
 from pipeline.settings import Settings
@@ -60,22 +57,13 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def add(command: Command, name: str, about: str, *aliases: str) -> argparse.ArgumentParser:
-        shared = cli.parser(about, *PLACE)
-        result = commands.add_parser(
-            name,
-            aliases=aliases,
-            help=about,
-            description=about,
-            epilog=shared.epilog,
-            parents=[shared],
-            add_help=False,
-        )
+        result = cli.parser(about, *PLACE, make=partial(commands.add_parser, name, aliases=aliases, help=about))
         result.set_defaults(command=command)
         return result
 
     form = "as the list names it (s3), or a file"
     some = add(_list, "list", "List micro-batches and snapshots, oldest first.")
-    some.add_argument("--last", type=int, default=20, metavar="N", help="only the newest N (default: 20)")
+    cli.add_number(some, "--last", 1, "only the newest N", default=20)
     one = add(_show, "show", "Show all that is known of one micro-batch or snapshot.")
     one.add_argument("which", metavar="WHICH", help=f"a micro-batch's number; or a snapshot, {form}")
     two = add(
@@ -92,14 +80,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(arguments: argparse.Namespace, settings: Settings) -> int:
-    if arguments.last < 1:
-        raise SettingsError(f"--last: expected a whole number of at least 1, but it is {arguments.last}")
     with closing(connect(settings.broker, settings)) as broker:
         result = listing.newest(_journal(broker, settings), Folder.of(settings), arguments.last)
-    if arguments.json:
-        _print_json(result)
-    else:
-        _print_list(settings.group, result)
+    cli.tell(arguments.json, result, *_list_of(settings.group, result))
     return 0
 
 
@@ -110,7 +93,7 @@ def _show(arguments: argparse.Namespace, settings: Settings) -> int:
     else:
         path, snapshot = _snapshot(arguments.which, settings)
         about = listing.about_snapshot(snapshot, path)
-    _print_about(about, arguments.json)
+    cli.tell(arguments.json, about, *_facts(about))
     return 0
 
 
@@ -127,7 +110,8 @@ def _difference(arguments: argparse.Namespace, settings: Settings) -> int:
             check_retractions(older, newer, taken_back(broker, Topics(settings.topic_prefix).updates))
     snapshots.write(result, out)
     about = listing.about_snapshot(result, out)
-    _print_about({key: about[key] for key in ("file", "digest", "settled_images", "classes")}, arguments.json)
+    about = {key: about[key] for key in ("file", "digest", "settled_images", "classes")}
+    cli.tell(arguments.json, about, *_facts(about))
     return 0
 
 
@@ -139,17 +123,16 @@ def _verify(arguments: argparse.Namespace, settings: Settings) -> int:
     with closing(connect(settings.broker, settings)) as broker:
         spans = verify.spans(broker, topic, begin, snapshot)
         records = sum(span.end - span.first for span in spans.values())
-        with _bar(f"verifying {name_of(path)}", records) as progress:
+        with cli.bar(f"verifying {name_of(path)}", records) as bar:
             taken = taken_back(broker, Topics(settings.topic_prefix).updates)
             gone = places(taken[id] for id in snapshot.retracted - begin.retracted if id in taken)
-            found = verify.settle_spans(broker, begin, spans, snapshot.refuses, progress, gone).digest
+            found = verify.settle_spans(broker, begin, spans, snapshot.refuses, lambda n: bar(advance=n), gone).digest
     same = found == snapshot.digest
-    if arguments.json:
-        result = {"same": same, "file": str(path), "digest": snapshot.digest, "topic_digest": found}
-        _print_json(result | {"from": arguments.older, "records": records})
-    else:
-        after = f" after {arguments.older}" if older else ""
-        print(f"{'same' if same else 'differs'}: {path} has {snapshot.digest}, topic {topic}{after} makes {found}")
+    result = {"same": same, "file": str(path), "digest": snapshot.digest, "topic_digest": found}
+    what = "same" if same else "differs"
+    after = f" after {arguments.older}" if older else ""
+    text = f"{what}: {path} has {snapshot.digest}, topic {topic}{after} makes {found}"
+    cli.tell(arguments.json, result | {"from": arguments.older, "records": records}, text)
     return 0 if same else 1
 
 
@@ -157,10 +140,11 @@ def _add_choice(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--id", metavar="ID", help="images of this id")
     parser.add_argument("--label", metavar="LABEL", help="images with this label")
     parser.add_argument("--key", metavar="KEY", help="images under this key")
-    parser.add_argument(
-        "--from", dest="begin", metavar="TIME", help="images that came at this time (ISO 8601) or after"
-    )
-    parser.add_argument("--to", dest="end", metavar="TIME", help="images that came before this time")
+    for flag, dest, about in (
+        ("--from", "begin", "images that came at this time (ISO 8601) or after"),
+        ("--to", "end", "images that came before this time"),
+    ):
+        parser.add_argument(flag, dest=dest, type=partial(_milliseconds, flag), metavar="TIME", help=about)
     parser.add_argument("--yes", action="store_true", help="do it; without, only say what would be taken back")
 
 
@@ -176,34 +160,32 @@ def _retract(arguments: argparse.Namespace, settings: Settings) -> int:
         else:
             found, done = group.find(choice), ""
     result = {"id": done, "done": bool(done), "images": len(found.messages), "classes": dict(found.classes)}
-    if arguments.json:
-        result |= {"not_published_yet": found.later, "not_touched": UNTOUCHED}
-        _print_json(result)
-        return 0
-    print(f"{'taken back' if done else 'would be taken back'}: {len(found.messages):,} images")
-    for label, images in found.classes.most_common():
-        print(f"  {label}: {images:,}")
-    if found.later:
-        print(f"{found.later:,} more were learnt, but not published yet: run this again in a while")
-    print(f"not touched: {UNTOUCHED}")
-    if found.messages and not done:
-        print("to do it, say --yes")
+    result |= {"not_published_yet": found.later, "not_touched": UNTOUCHED}
+    cli.tell(arguments.json, result, *_retracted(found, bool(done)))
     return 0
+
+
+def _retracted(found: Found, done: bool) -> Iterator[str]:
+    yield f"{'taken back' if done else 'would be taken back'}: {len(found.messages):,} images"
+    for label, images in found.classes.most_common():
+        yield f"  {label}: {images:,}"
+    if found.later:
+        yield f"{found.later:,} more were learnt, but not published yet: run this again in a while"
+    yield f"not touched: {UNTOUCHED}"
+    if found.messages and not done:
+        yield "to do it, say --yes"
 
 
 def _choice(arguments: argparse.Namespace) -> Choice:
     """Raises SettingsError if nothing is chosen, or a time cannot be read."""
-    begin, end = (_milliseconds(f"--{name}", text) for name, text in (("from", arguments.begin), ("to", arguments.end)))
     key = None if arguments.key is None else arguments.key.encode()
-    choice = Choice(arguments.id, arguments.label, key, begin, end)
+    choice = Choice(arguments.id, arguments.label, key, arguments.begin, arguments.end)
     if choice == Choice():
         raise SettingsError("say which images: --id, --label, --key, or --from and --to")
     return choice
 
 
-def _milliseconds(flag: str, text: str | None) -> int | None:
-    if text is None:
-        return None
+def _milliseconds(flag: str, text: str) -> int:
     try:
         return int(1000 * datetime.fromisoformat(text).timestamp())
     except ValueError:
@@ -232,30 +214,12 @@ def _newest(settings: Settings) -> str:
     raise SnapshotError(f"no snapshot in {folder.path}: check --snapshots, --topic-prefix and --group, or name a file")
 
 
-@contextmanager
-def _bar(title: str, records: int) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error, if that is a terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = not sys.stderr.isatty()
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=hidden) as bar:
-        task = bar.add_task(title, total=records)
-        yield lambda count: bar.advance(task, count)
-
-
-def _print_json(result: Row) -> None:
-    sys.stdout.write(orjson.dumps(result).decode() + "\n")
-
-
-def _console() -> Console:
-    return Console(markup=False, emoji=False, highlight=False)  # names of classes are printed as they are
-
-
-def _print_list(group: str, result: Row) -> None:
+def _list_of(group: str, result: Row) -> Iterator[str | Table]:
     rows, batches, files = result["rows"], result["micro_batches"], result["snapshots"]
     if rows:
-        _console().print(_table(rows))
+        yield _table(rows)
     shown = f"the newest {len(rows):,} of " if len(rows) < batches + files else ""
-    print(f"group {group}: {shown}{batches:,} micro-batches and {files:,} snapshots")
+    yield f"group {group}: {shown}{batches:,} micro-batches and {files:,} snapshots"
 
 
 def _table(rows: Sequence[Row]) -> Table:
@@ -263,30 +227,25 @@ def _table(rows: Sequence[Row]) -> Table:
     for name in ("time", "what", "generation", "settled", "images", "accuracy", "digest"):
         table.add_column(name, justify="left" if name in ("time", "what", "digest") else "right", no_wrap=True)
     for row in rows:
-        numbers = (_text(key, row[key]) if key in row else "" for key in ("generation", "settled_images", "images"))
-        accuracy = _text("accuracy", row["accuracy"]) if "accuracy" in row else ""
+        keys = ("generation", "settled_images", "images", "accuracy")
         digest = "damaged" if "problem" in row else row.get("digest", "")[:8]
         what = row["name"] if row["kind"] == "micro-batch" else f"snapshot {row['name']}"
-        table.add_row(_text("time", row["time"]), what, *numbers, accuracy, digest)
+        cells = (_text(key, row[key]) if key in row else "" for key in keys)
+        table.add_row(_text("time", row["time"]), what, *cells, digest)
     return table
 
 
-def _print_about(about: Row, as_json: bool) -> None:
-    """One JSON object; or a line for each fact, then a table of the classes."""
-    if as_json:
-        _print_json(about)
-        return
-    console = _console()
+def _facts(about: Row) -> Iterator[str | Table]:
+    """A line for each fact, then a table of the classes."""
     facts = {key.replace("_", " "): _text(key, value) for key, value in about.items() if key != "classes"}
     width = max(map(len, facts))
-    for key, text in facts.items():
-        console.print(f"{key:<{width}}  {text}", soft_wrap=True)
+    yield from (f"{key:<{width}}  {text}" for key, text in facts.items())
     keys = list(dict.fromkeys(key for row in about["classes"].values() for key in row))
     table = Table("class", *(Column(key.replace("_", " "), justify="right") for key in keys), box=SIMPLE_HEAD)
     for name, row in about["classes"].items():
         table.add_row(name, *(_text(key, row.get(key)) for key in keys))
     if keys:
-        console.print(table)
+        yield table
 
 
 def _text(key: str, value: Any) -> str:

@@ -64,20 +64,10 @@ def _contents(path: Path) -> Row:
 
 def about_micro_batch(one: JournalEntry) -> Row:
     """All that the journal tells of a micro-batch."""
-    return {
-        "kind": "micro-batch",
-        "number": one.number,
-        "group": one.group,
-        "time": one.time,
-        "from": {str(p): offset for p, offset in one.begin.items()},
-        "to": {str(p): offset for p, offset in one.end.items()},
-        "images": one.images,
-        "dead_letters": one.dead,
-        "accuracy": one.accuracy,
-        "generation": one.generation,
-        "learnt": one.learnt,
-        "classes": {name: {"images": n, "correct": one.right.get(name, 0)} for name, n in one.total.items()},
-    }
+    told = one.model_dump(by_alias=True, exclude={"v", "dead", "total", "right", "identity", "update"})
+    classes = {name: {"images": n, "correct": one.right.get(name, 0)} for name, n in one.total.items()}
+    rest = {"dead_letters": one.dead, "accuracy": one.accuracy, "classes": classes}
+    return {"kind": "micro-batch", **told, **rest}
 
 
 def about_snapshot(snapshot: Snapshot, path: Path) -> Row:
@@ -97,7 +87,7 @@ def about_snapshot(snapshot: Snapshot, path: Path) -> Row:
         "settled_images": snapshot.images,
         "generation": snapshot.generation,
         "topic_id": snapshot.topic_id,
-        "clock": {str(p): offset for p, offset in snapshot.clock.items()},
+        "clock": snapshot.clock,
         "predictions": snapshot.predictions,
         "identity": asdict(snapshot.identity),
         "classes": classes,

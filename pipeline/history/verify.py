@@ -1,11 +1,11 @@
 """Does a snapshot hold what the topic holds? Every image before its clock is settled anew, and the digests compared."""
 
 import logging
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from pipeline.broker import Broker, Extent, Message, Partition
+from pipeline.broker import Broker, Extent, Partition
 from pipeline.errors import RecoveryError, SnapshotError
 from pipeline.history.difference import check_follows
 from pipeline.learners.clearing.sums import Sums
@@ -104,11 +104,7 @@ def settle_spans(
         kept = (message for message in messages if (partition.number, message.offset) not in gone)
         settle_again(learner, kept, SIZE, refuses, progress)
         before = [offset for number, offset in gone if number == partition.number and offset < span.first]
-        for _, update in settled(learner, _one_by_one(broker, partition, before), SIZE, refuses):
+        lost = (message for offset in before for message in broker.read(partition, offset, offset + 1))
+        for _, update in settled(learner, lost, SIZE, refuses):
             learner.remove(update)
     return replace(begin, model=learner.sums())
-
-
-def _one_by_one(broker: Broker, partition: Partition, offsets: Collection[int]) -> Iterator[Message]:
-    for offset in offsets:
-        yield from broker.read(partition, offset, offset + 1)

@@ -74,8 +74,6 @@ class Scores:
     def __init__(self, window: int) -> None:
         self._lock = threading.Lock()
         self._window = window
-        self._images: Counter[str] = Counter()
-        self._correct: Counter[str] = Counter()
         self._confusion: Counter[tuple[str, str]] = Counter()
         self._windows: dict[str, _Window] = {}
         self._overall = _Window(window)
@@ -85,8 +83,6 @@ class Scores:
         with self._lock:
             for label, predicted in outcomes:
                 right = label == predicted
-                self._images[label] += 1
-                self._correct[label] += right
                 self._confusion[label, predicted or NOTHING] += 1
                 self._overall.add(right)
                 if label not in self._windows:
@@ -95,9 +91,12 @@ class Scores:
 
     def classes(self) -> list[ClassScore]:
         """The scores of every class that was a label, in the order of appearance."""
+        images = Counter[str]()
         with self._lock:
+            for (label, _), count in self._confusion.items():
+                images[label] += count
             return [
-                ClassScore(name, self._images[name], self._correct[name], w.accuracy, w.forgetting, len(w.outcomes))
+                ClassScore(name, images[name], self._confusion[name, name], w.accuracy, w.forgetting, len(w.outcomes))
                 for name, w in self._windows.items()
             ]
 
@@ -114,12 +113,12 @@ class Scores:
     @property
     def images(self) -> int:
         """Labelled images so far."""
-        return self._images.total()
+        return sum(self.confusion().values())
 
     @property
     def correct(self) -> int:
         """Those of them that were predicted right."""
-        return self._correct.total()
+        return sum(count for (label, predicted), count in self.confusion().items() if label == predicted)
 
     @property
     def rolling(self) -> float:
@@ -150,10 +149,7 @@ class Scores:
         Where ``state`` had windows of another size, the outcomes that these held are counted anew.
         """
         scores = cls(window)
-        for label, predicted, count in state["confusion"]:
-            scores._confusion[label, predicted] = count
-            scores._images[label] += count
-            scores._correct[label] += count if label == predicted else 0
+        scores._confusion.update({(label, predicted): count for label, predicted, count in state["confusion"]})
         same = state["window"] == window
         scores._overall = _unpacked(state["overall"], window, same)
         scores._windows = {name: _unpacked(w, window, same) for name, w in state["classes"].items()}

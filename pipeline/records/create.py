@@ -8,8 +8,6 @@ Topics that exist already are left as they are.
 from collections.abc import Sequence
 from contextlib import closing
 
-import orjson
-
 from pipeline import cli
 from pipeline.broker import connect
 from pipeline.records.topics import Topics
@@ -25,10 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with closing(connect(settings.broker, settings)) as broker:
         broker.ensure_topics(wanted)
         sizes = {topic.name: len(broker.extents(topic.name)) for topic in wanted}
-    if options.json:
-        print(orjson.dumps({"topics": sizes}).decode())
-    else:
-        print(*(f"{name}: {count} partitions" for name, count in sizes.items()), sep="\n")
+    cli.tell(options.json, {"topics": sizes}, *(f"{name}: {count} partitions" for name, count in sizes.items()))
     return 0
 
 

@@ -6,17 +6,14 @@ Prints the file, the predicted class and the runner-up with their scores (of ``c
 regression of "is this the class"; of ``marketplace`` logits).
 """
 
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from PIL import Image
-from rich.console import Console
 from rich.table import Column, Table
 
 from pipeline import cli
@@ -78,13 +75,11 @@ def load(path: Path) -> NDArray[np.uint8]:
 def predict(learner: AnyLearner, images: Sequence[NDArray[np.uint8]]) -> list[dict[str, Any]]:
     """For each image the predicted class and the scores of all, best first."""
     quotes = learner.quote(np.stack(images))
-    results = []
-    for row in quotes.logits:
-        best = np.argsort(-row)
-        results.append(
-            {"predicted": quotes.classes[best[0]], "scores": {quotes.classes[i]: float(row[i]) for i in best}}
-        )
-    return results
+    names, orders = quotes.classes, np.argsort(-quotes.logits, axis=1)
+    return [
+        {"predicted": names[best[0]], "scores": {names[i]: float(row[i]) for i in best}}
+        for row, best in zip(quotes.logits, orders, strict=True)
+    ]
 
 
 def main(command_line: Sequence[str] | None = None) -> int:
@@ -101,10 +96,7 @@ def main(command_line: Sequence[str] | None = None) -> int:
     pixels = [load(path) for path in arguments.images]
     results = predict(serving(snapshot), pixels)
     named = [{"image": str(path), **result} for path, result in zip(arguments.images, results, strict=True)]
-    if arguments.json:
-        sys.stdout.write(orjson.dumps(named).decode() + "\n")
-    else:
-        Console().print(_table(named))
+    cli.tell(arguments.json, named, _table(named))
     return 0
 
 

@@ -2,10 +2,9 @@
 
 import hashlib
 import logging
-import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from pipeline.errors import SnapshotError
+from pipeline.files import write_whole
 from pipeline.learners.clearing.sums import Sums, packed_size
 from pipeline.learners.identity import ClearingIdentity, MarketplaceIdentity, identity_of
 from pipeline.learners.marketplace.base import Base
@@ -93,37 +93,27 @@ class Snapshot:
         return self.model.digest if isinstance(self.model, Base) else self.model.digest(self.identity.digest)
 
 
+_KEPT = [f.name for f in fields(Snapshot) if f.name not in ("model", "identity")]
+"""What a file says of a snapshot under the same name."""
+
+
 def write(snapshot: Snapshot, path: Path) -> None:
     """Write to a temporary name beside ``path``, sync, rename. Raises SnapshotError."""
     tensors, contents = _contents(snapshot.model)
+    kept = {name: getattr(snapshot, name) for name in _KEPT}
     about = orjson.dumps(
         {
             "version": VERSION,
             "digest": snapshot.digest,
             "identity": asdict(snapshot.identity),
             **contents,
-            "generation": snapshot.generation,
-            "topic_id": snapshot.topic_id,
-            "clock": {str(p): offset for p, offset in snapshot.clock.items()},
-            "predictions": snapshot.predictions,
-            "scores": snapshot.scores,
-            "base": snapshot.base,
-            "sums_position": snapshot.sums_position,
+            **kept,
             "retracted": sorted(snapshot.retracted),
-            "begins": {str(p): offset for p, offset in snapshot.begins.items()},
-            "admitted": snapshot.admitted,
-            "journal_position": snapshot.journal_position,
-        }
+        },
+        option=orjson.OPT_NON_STR_KEYS,  # the partitions of a clock
     ).decode()
-    temporary = path.with_suffix(".partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("wb") as file:
-            file.write(save(tensors, {"about": about, "seal": _seal(about)}))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        write_whole(path, save(tensors, {"about": about, "seal": _seal(about)}))
     except OSError as error:
         raise SnapshotError(f"{path}: cannot write the snapshot: {error.strerror}") from error
 
@@ -137,17 +127,16 @@ def read(path: Path) -> Snapshot:
             metadata = file.metadata() or {}
             names = file.keys()
             tensors = {name: file.get_tensor(name) for name in names}
-        about = metadata["about"]
-        if metadata["seal"] != _seal(about):
+        if metadata["seal"] != _seal(metadata["about"]):
             raise SnapshotError(f"{path}: damaged: its description does not match its seal")
-        fields = orjson.loads(about)
-        if fields["version"] != VERSION:
-            raise SnapshotError(f"{path}: version {fields['version']}, this program reads {VERSION}")
-        snapshot = _snapshot(fields, tensors)
+        about = orjson.loads(metadata["about"])
+        if about["version"] != VERSION:
+            raise SnapshotError(f"{path}: version {about['version']}, this program reads {VERSION}")
+        snapshot = _snapshot(about, tensors)
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise SnapshotError(f"{path}: damaged, or no snapshot at all: {error}") from error
-    if snapshot.digest != fields["digest"]:
-        raise SnapshotError(f"{path}: damaged: its digest is {snapshot.digest}, not {fields['digest']}")
+    if snapshot.digest != about["digest"]:
+        raise SnapshotError(f"{path}: damaged: its digest is {snapshot.digest}, not {about['digest']}")
     return snapshot
 
 
@@ -170,41 +159,19 @@ def _sums(classes: Sequence[str], A: Any, T: Any, counts: Any) -> Sums:
     return sums
 
 
-def _snapshot(fields: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot:
-    identity = identity_of(fields["identity"])
+def _snapshot(about: Mapping[str, Any], tensors: Mapping[str, Any]) -> Snapshot:
+    identity = identity_of(about["identity"])
     of_paths = isinstance(identity, MarketplaceIdentity)
-    model = Base.from_file(fields, tensors) if of_paths else _sums(fields["classes"], **tensors)
-    return Snapshot(
-        model=model,
-        identity=identity,
-        generation=fields["generation"],
-        topic_id=fields["topic_id"],
-        clock=_offsets(fields["clock"]),
-        predictions=fields["predictions"],
-        scores=fields["scores"],
-        base=fields["base"],
-        sums_position=fields.get("sums_position", 0),
-        retracted=frozenset(fields.get("retracted", [])),
-        begins=_offsets(fields.get("begins", {})),
-        admitted=tuple(fields.get("admitted", fields["classes"])),
-        journal_position=fields.get("journal_position", 0),
-    )
-
-
-def _offsets(clock: Mapping[str, int]) -> dict[int, int]:
-    return {int(partition): offset for partition, offset in clock.items()}
+    model = Base.from_file(about, tensors) if of_paths else _sums(about["classes"], **tensors)
+    kept = {name: about[name] for name in _KEPT if name in about}  # older files have not the last ones
+    kept["retracted"] = frozenset(kept.get("retracted", ()))
+    kept["admitted"] = tuple(kept.get("admitted", about["classes"]))
+    clocks = {name: {int(p): offset for p, offset in kept.get(name, {}).items()} for name in ("clock", "begins")}
+    return Snapshot(model, identity, **kept | clocks)
 
 
 def _seal(about: str) -> str:
     return hashlib.sha256(about.encode()).hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class Folder:

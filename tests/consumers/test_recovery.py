@@ -10,7 +10,6 @@ from consumers.learn import main
 from pipeline.broker import Topic
 from pipeline.broker.sqlite.broker import SqliteBroker, SqliteTransaction
 from pipeline.errors import BrokerBusyError, OutcomeUnknownError, RecoveryError
-from pipeline.snapshots import snapshot as snapshots
 from tests.consumers.harness import Place, digest_of, each_once, records
 
 Capture = pytest.CaptureFixture[str]
@@ -120,7 +119,7 @@ def test_a_crash_in_the_middle_of_a_snapshot_changes_nothing(
         raise CrashError
 
     with monkeypatch.context() as patch:
-        patch.setattr(snapshots, "_sync_folder", sync)
+        patch.setattr("pipeline.files._sync_folder", sync)
         with pytest.raises(CrashError):
             main(place.flags("--images", 320, "--snapshot-images", 100))
     done = place.position()

@@ -107,7 +107,7 @@ def test_the_package_is_unpacked_once_and_kept_in_the_cache(tmp_path: Path, monk
         return work / "usr" / "bin"
 
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(prometheus, "debian", lambda *_: unpack)
+    monkeypatch.setattr(prometheus, "debian", lambda _package, _folder, work: unpack(work))
     assert [install(tmp_path / "cache"), install(tmp_path / "cache")] == [tmp_path / "cache" / "prometheus"] * 2
     assert (tmp_path / "cache" / "prometheus" / "promtool").exists()
     assert len(asked) == 1

@@ -196,7 +196,6 @@ def test_without_a_broker_everything_is_an_error_and_with_it_back_all_goes_on(
     for module in ("producer", "consumer", "connection"):
         monkeypatch.setattr(f"pipeline.broker.kafka.{module}.ANSWER_SECONDS", 2.0)
     monkeypatch.setattr("pipeline.broker.kafka.producer.ABORT_SECONDS", 0.5)
-    monkeypatch.setattr("pipeline.broker.kafka.broker.ATTEMPT_SECONDS", 1.0)
     monkeypatch.setattr("pipeline.broker.kafka.connection.ATTEMPT_SECONDS", 1.0)
     with closing(connect(own_kafka_server.url)) as broker:
         topic = make_topic(broker)

@@ -6,7 +6,7 @@ from pipeline import cli
 from pipeline.broker import Topic, connect
 from pipeline.data.scenario import Scenario
 from pipeline.data.stream import Stream, make_stream
-from producers.replay import replay, show_progress
+from producers.replay import replay
 from tests.pipeline.data.test_scenario import splits
 
 TOPIC = Topic("images", partitions=2)
@@ -22,8 +22,8 @@ def stream(images: int, run: str | None = None, seed: int = 0, first: int | None
 def main() -> int:
     url, images, *rate = sys.argv[1:]
     broker, small = connect(url), stream(int(images))
-    with cli.stop_on_signals() as stop, show_progress(small) as progress:
-        outcome = replay(broker, small, TOPIC, stop, rate=float(rate[0]) if rate else None, progress=progress)
+    with cli.stop_on_signals() as stop:
+        outcome = replay(broker, small, TOPIC, stop, rate=float(rate[0]) if rate else None)
     print(outcome.position, outcome.complete)
     broker.close()
     return 0

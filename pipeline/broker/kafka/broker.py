@@ -4,7 +4,7 @@ Control records take offsets too: a range of offsets may hold fewer records than
 """
 
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import ExitStack, closing
 from functools import partial
 from typing import Any, TypeVar
@@ -13,11 +13,12 @@ from kafka import IsolationLevel, KafkaAdminClient, errors
 from kafka import KafkaConsumer as Client
 from kafka.admin import OffsetSpec, TransactionState
 
-from pipeline.broker.kafka.connection import ANSWER_SECONDS, ATTEMPT_SECONDS, Connection
+from pipeline.broker import Extent, Message, Partition, Position, Topic
+from pipeline.broker.kafka.connection import ANSWER_SECONDS, Connection
 from pipeline.broker.kafka.consumer import READING, KafkaConsumer, place
 from pipeline.broker.kafka.producer import KafkaProducer, largest_batch
 from pipeline.broker.kafka.tail import KafkaTail
-from pipeline.broker.protocol import Extent, Message, Partition, Position, Topic
+from pipeline.broker.refusals import check_count, check_number, no_topic
 from pipeline.errors import BrokerBusyError, TopicError
 from pipeline.settings import Settings
 
@@ -33,7 +34,7 @@ POLL_SECONDS = 0.02
 _EXISTS = errors.TopicAlreadyExistsError.errno
 _LARGEST_SEGMENT = 1 << 30
 
-Made = TypeVar("Made", KafkaProducer, KafkaConsumer, KafkaTail)
+Kept = TypeVar("Kept", bound=Any)
 
 
 class KafkaBroker:
@@ -52,11 +53,10 @@ class KafkaBroker:
     def __init__(self, url: str, settings: Settings, patience: float = PATIENCE) -> None:
         self._connection = Connection(url, settings)
         self._settings = settings
-        self._admin = self._connection.make(KafkaAdminClient, patience)
         self._counts: dict[str, int] = {}
         self._groups: dict[str, Any] = {}
         self._close = ExitStack()
-        self._close.callback(self._admin.close)
+        self._admin = self._kept(self._connection.make(KafkaAdminClient, patience))
 
     def ensure_topics(self, topics: Iterable[Topic]) -> None:
         """Create what does not exist; what exists keeps its configuration. Raises TopicError."""
@@ -69,11 +69,7 @@ class KafkaBroker:
         self._connection.ask("topics", partial(self._admin.wait_for_topics, list(wanted)))
         for name, topic in wanted.items():
             found = len(self._describe(name)["partitions"])
-            if topic.partitions not in (None, found):
-                raise TopicError(
-                    f"topic {name!r} in {self._connection.url} has {found} partitions, not {topic.partitions}; ask for "
-                    "as many as it has, or use another topic"
-                )
+            check_count(topic, found, self._connection.url)
 
     def topic_id(self, topic: str) -> str:
         """A name that a topic made anew under the old name does not share. Raises TopicError."""
@@ -86,7 +82,7 @@ class KafkaBroker:
 
     def end(self, partition: Partition) -> int:
         """The offset after the last record, with records of open transactions counted. Raises TopicError."""
-        self._check(partition)
+        self._partitions(partition.topic, partition.number)
         [end] = self._ask_offsets([partition], OffsetSpec.LATEST, IsolationLevel.READ_UNCOMMITTED)
         return end
 
@@ -119,50 +115,52 @@ class KafkaBroker:
 
         Records that are removed while this reads raise TopicError too, so that none is missing.
         """
-        self._check(partition)
+        self._partitions(partition.topic, partition.number)
         [(first, end)] = self._offsets([partition])
-        position, stop = max(start, first), min(stop, end)
-        if position < stop:
-            yield from self._read(partition, position, stop)
+        position, stop, heard = max(start, first), min(stop, end), time.monotonic()
+        if position >= stop:
+            return
+        with closing(KafkaTail(self._connection, partition, position)) as tail:
+            while position < stop:
+                messages = tail.poll(POLL_SECONDS)
+                yield from (message for message in messages if message.offset < stop)
+                # Where only control records are left, the position moves without a message.
+                if tail.position > position:
+                    position, heard = tail.position, time.monotonic()
+                elif time.monotonic() - heard > ANSWER_SECONDS:
+                    raise BrokerBusyError(
+                        f"{self._connection.url}: {partition}: no answer for {ANSWER_SECONDS:g} s at offset "
+                        f"{position}; try again, or start the broker"
+                    )
 
     def tail(self, partition: Partition, start: int) -> KafkaTail:
         """Read a partition from ``start`` on. Raises TopicError."""
-        self._check(partition)
-        return self._made(KafkaTail(self._connection, partition, start=start, patience=ATTEMPT_SECONDS))
+        self._partitions(partition.topic, partition.number)
+        return self._kept(KafkaTail(self._connection, partition, start))
 
     def delete_before(self, partition: Partition, offset: int) -> None:
         """Remove records before ``offset``. Raises TopicError."""
-        self._check(partition)
+        self._partitions(partition.topic, partition.number)
         remove = partial(self._admin.delete_records, {place(partition): offset})
         self._connection.ask(f"old records of {partition}", remove)
 
     def producer(self, transactional_id: str) -> KafkaProducer:
         """Take over the transactional id: older producers of that id are fenced, what they left open is aborted."""
-        settings = self._settings
-        return self._made(
-            KafkaProducer(
-                self._connection,
-                transactional_id=transactional_id,
-                partitions=self._partitions,
-                pending=self._is_pending,
-                record_bytes=settings.record_bytes,
-                transaction_seconds=settings.session_timeout,
-                patience=ATTEMPT_SECONDS,
-            )
+        producer = KafkaProducer(
+            self._connection,
+            transactional_id=transactional_id,
+            partitions=self._partitions,
+            pending=self._is_pending,
+            record_bytes=self._settings.record_bytes,
+            transaction_seconds=self._settings.session_timeout,
         )
+        return self._kept(producer)
 
     def consumer(self, group: str, topic: str) -> KafkaConsumer:
         """A new member of a group. Raises TopicError."""
         self._partitions(topic)
-        return self._made(
-            KafkaConsumer(
-                self._connection,
-                group=group,
-                topic=topic,
-                session_timeout=self._settings.session_timeout,
-                patience=ATTEMPT_SECONDS,
-            )
-        )
+        seconds = self._settings.session_timeout
+        return self._kept(KafkaConsumer(self._connection, group=group, topic=topic, session_timeout=seconds))
 
     def close(self) -> None:
         """Close this connection, and the producers and consumers that came from it."""
@@ -194,10 +192,7 @@ class KafkaBroker:
     def _describe(self, topic: str) -> dict[str, Any]:
         [found] = self._connection.ask(f"topic {topic!r}", lambda: self._admin.describe_topics([topic]))
         if found["error_code"] in (errors.UnknownTopicOrPartitionError.errno, errors.InvalidTopicError.errno):
-            raise TopicError(
-                f"there is no topic {topic!r} in {self._connection.url}; check name and prefix, or start its producer "
-                "first"
-            )
+            raise no_topic(topic, self._connection.url)
         with self._connection.translating(f"topic {topic!r}"):
             if found["error_code"]:
                 raise errors.for_code(found["error_code"])(f"topic {topic!r}")
@@ -205,10 +200,11 @@ class KafkaBroker:
         result: dict[str, Any] = found
         return result
 
-    def _partitions(self, topic: str) -> int:
-        """How many there are, asked for once. Raises TopicError if there is no such topic."""
+    def _partitions(self, topic: str, number: int = 0) -> int:
+        """How many there are, asked for once. Raises TopicError if there is no such topic, or none of that number."""
         if topic not in self._counts:
             self._describe(topic)
+        check_number(topic, number, self._counts[topic])
         return self._counts[topic]
 
     def _is_pending(self, transactional_id: str) -> bool:
@@ -218,21 +214,11 @@ class KafkaBroker:
             return True
         return bool(found.state in (TransactionState.PREPARE_COMMIT, TransactionState.PREPARE_ABORT))
 
-    def _check(self, partition: Partition) -> None:
-        count = self._partitions(partition.topic)
-        if not 0 <= partition.number < count:
-            raise TopicError(
-                f"topic {partition.topic!r} has no partition {partition.number}, only 0 to {count - 1}; "
-                "use one of those"
-            )
-
     def _offsets(self, partitions: list[Partition]) -> list[tuple[int, int]]:
         """First offset and last stable offset of each."""
-        first, end = (
-            self._ask_offsets(partitions, spec, IsolationLevel.READ_COMMITTED)
-            for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST)
-        )
-        return list(zip(first, end, strict=True))
+        stable = IsolationLevel.READ_COMMITTED
+        ends = (self._ask_offsets(partitions, spec, stable) for spec in (OffsetSpec.EARLIEST, OffsetSpec.LATEST))
+        return list(zip(*ends, strict=True))
 
     def _ask_offsets(self, partitions: list[Partition], spec: OffsetSpec, isolation: IsolationLevel) -> list[int]:
         places = [place(partition) for partition in partitions]
@@ -240,30 +226,12 @@ class KafkaBroker:
         found = self._connection.ask(f"offsets of {partitions[0].topic!r}", ask)
         return [found[where].offset for where in places]
 
-    def _read(self, partition: Partition, position: int, stop: int) -> Iterator[Message]:
-        heard = time.monotonic()
-        with closing(KafkaTail(self._connection, partition, start=position, patience=ATTEMPT_SECONDS)) as tail:
-            while position < stop:
-                messages = tail.poll(POLL_SECONDS)
-                yield from (message for message in messages if message.offset < stop)
-                # Where only control records are left, the position moves without a message.
-                if tail.position > position:
-                    position, heard = tail.position, time.monotonic()
-                elif time.monotonic() - heard > ANSWER_SECONDS:
-                    raise BrokerBusyError(
-                        f"{self._connection.url}: {partition}: no answer for {ANSWER_SECONDS:g} s at offset "
-                        f"{position}; try again, or start the broker"
-                    )
-
     def _group(self, group: str) -> Any:
         """A client that asks for a group's positions, and never joins it."""
         if group not in self._groups:
-            configs = READING | {"group_id": group}
-            self._groups[group] = self._connection.make(Client, ATTEMPT_SECONDS, **configs)
-            self._close.callback(self._groups[group].close)
+            self._groups[group] = self._kept(self._connection.make(Client, group_id=group, **READING))
         return self._groups[group]
 
-    def _made(self, client: Made) -> Made:
-        closing: Callable[[], None] = client.close
-        self._close.callback(closing)
-        return client
+    def _kept(self, client: Kept) -> Kept:
+        """Until this connection is closed."""
+        return self._close.enter_context(closing(client))

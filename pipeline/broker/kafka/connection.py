@@ -112,12 +112,13 @@ class Connection:
                 "sasl_plain_password": settings.kafka_password.get_secret_value(),
             }
 
-    def make(self, kind: Any, patience: float, **configs: object) -> Any:
+    def make(self, kind: Any, patience: float | None = None, **configs: object) -> Any:
         """A client of kafka-python, connected. ``kind`` is its class.
 
-        Tries again for ``patience`` seconds, with longer and longer waits. Raises BrokerBusyError if nobody
-        answers, BrokerError if the login is refused.
+        Tries again for ``patience`` seconds (default: ATTEMPT_SECONDS), with longer and longer waits. Raises
+        BrokerBusyError if nobody answers, BrokerError if the login is refused.
         """
+        patience = ATTEMPT_SECONDS if patience is None else patience
         deadline, wait = time.monotonic() + patience, SHORTEST_WAIT
         patches.failures.refused = ""
         while True:

@@ -7,9 +7,9 @@ from kafka import KafkaConsumer as Client
 from kafka import TopicPartition, errors
 from kafka.structs import MemberState
 
+from pipeline.broker import Member, Message, Partition, refusals
 from pipeline.broker.kafka import patches
 from pipeline.broker.kafka.connection import ANSWER_SECONDS, Connection
-from pipeline.broker.protocol import Member, Message, Partition
 from pipeline.errors import TopicError
 
 JOIN_SECONDS = 30.0
@@ -21,7 +21,7 @@ STEP_SECONDS = 0.1
 LONGEST_PAUSE = 600.0
 """Seconds between two polls before a member counts as hung. Recovery may take minutes."""
 
-READING: dict[str, object] = {
+READING: dict[str, Any] = {
     "isolation_level": "read_committed",
     "auto_offset_reset": "none",
     "enable_auto_commit": False,
@@ -45,26 +45,19 @@ def message(record: Any) -> Message:
 
 
 def gone(client: Any, error: errors.OffsetOutOfRangeError) -> TopicError:
-    """The error for a position whose records are gone, or which never was."""
     [(where, position), *_] = error.args[0].items()
     first = client.beginning_offsets([where])[where]
     end = client.end_offsets([where])[where]
-    return TopicError(
-        f"topic {where.topic!r}, partition {where.partition}: position {position} is gone, the first record kept is "
-        f"{first} and the end {end}; seek there if what lies between may be lost, and raise the retention"
-    )
+    return refusals.gone(where.topic, where.partition, position, f"{first} and the end {end}")
 
 
 class KafkaConsumer:
     """A member of a group, given some partitions of one topic. It joins at once, if the others let it."""
 
-    def __init__(
-        self, connection: Connection, *, group: str, topic: str, session_timeout: float, patience: float
-    ) -> None:
+    def __init__(self, connection: Connection, *, group: str, topic: str, session_timeout: float) -> None:
         self._connection, self._topic, self._group = connection, topic, group
         self._client = connection.make(
             Client,
-            patience,
             group_id=group,
             partition_assignment_strategy=patches.ASSIGNORS,
             session_timeout_ms=int(1000 * session_timeout),
@@ -72,25 +65,17 @@ class KafkaConsumer:
             max_poll_interval_ms=int(1000 * LONGEST_PAUSE),
             **READING,
         )
-        self._member, self._assignment = Member(group), frozenset[Partition]()
+        self.member, self.assignment = Member(group), frozenset[Partition]()
         try:
             self._client.subscribe([topic])
             with connection.translating(f"topic {topic!r}"):
                 self._client.partitions_for_topic(topic)  # or a first generation would share out no partitions
             deadline = time.monotonic() + JOIN_SECONDS
-            while self._member.generation < 0 and time.monotonic() < deadline:
+            while self.member.generation < 0 and time.monotonic() < deadline:
                 self.poll(1, deadline - time.monotonic())
         except BaseException:
             self.close()
             raise
-
-    @property
-    def member(self) -> Member:
-        return self._member
-
-    @property
-    def assignment(self) -> frozenset[Partition]:
-        return self._assignment
 
     @property
     def rebalancing(self) -> bool:
@@ -117,12 +102,12 @@ class KafkaConsumer:
         except ValueError as error:
             raise TopicError(
                 f"cannot seek to offset {offset} of {partition}: {error}; this consumer has "
-                f"{sorted(p.number for p in self._assignment)} of {self._topic!r}"
+                f"{sorted(p.number for p in self.assignment)} of {self._topic!r}"
             ) from error
 
     def lag(self) -> dict[Partition, int]:
         with self._connection.translating(f"lag of group {self._group!r}"):
-            places = [place(partition) for partition in self._assignment]
+            places = [place(partition) for partition in self.assignment]
             ends = self._client.end_offsets(places, 1000 * ANSWER_SECONDS) if places else {}
             positions = {where: self._position(where) for where in ends if where in self._client.assignment()}
         return {
@@ -155,10 +140,10 @@ class KafkaConsumer:
 
     def _has_changed(self) -> bool:
         """Take over what the library knows of the membership."""
-        metadata, member = self._client.group_metadata(), self._member
+        metadata, member = self._client.group_metadata(), self.member
         if metadata.state is MemberState.STABLE:  # before, it is of the next generation, but has no share yet
             member = Member(self._group, metadata.generation_id, metadata.member_id)
         assignment = frozenset(Partition(*where) for where in self._client.assignment())
-        changed = (member, assignment) != (self._member, self._assignment)
-        self._member, self._assignment = member, assignment
+        changed = (member, assignment) != (self.member, self.assignment)
+        self.member, self.assignment = member, assignment
         return changed

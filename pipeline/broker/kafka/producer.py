@@ -9,10 +9,12 @@ from typing import Any
 from kafka import ConsumerGroupMetadata, OffsetAndMetadata, TopicPartition, errors
 from kafka import KafkaProducer as Client
 
+from pipeline.broker import Member, Partition, Position, Record
 from pipeline.broker.kafka import patches
 from pipeline.broker.kafka.connection import ANSWER_SECONDS, Connection
-from pipeline.broker.protocol import Member, Partition, Position, Record
-from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError, RecordTooLargeError, TopicError
+from pipeline.broker.kafka.consumer import place
+from pipeline.broker.refusals import check_size
+from pipeline.errors import BrokerError, FencedError, OutcomeUnknownError
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ def largest_batch(record_bytes: int) -> int:
 class KafkaTransaction:
     """An open transaction. Sends as it goes; readers of committed records don't see it."""
 
-    def __init__(self, client: Any, partitions: Callable[[str], int], record_bytes: int) -> None:
+    def __init__(self, client: Any, partitions: Callable[[str, int], int], record_bytes: int) -> None:
         self._client = client
         self._partitions = partitions
         self._record_bytes = record_bytes
@@ -61,26 +63,15 @@ class KafkaTransaction:
         """
         offsets = self.positions.setdefault(member, {})
         for partition, position in positions.items():
-            self._check(partition.topic, partition.number)
-            place = TopicPartition(partition.topic, partition.number)
-            offsets[place] = OffsetAndMetadata(position.offset, position.note, -1)
+            self._partitions(partition.topic, partition.number)
+            offsets[place(partition)] = OffsetAndMetadata(position.offset, position.note, -1)
 
     def _place(self, record: Record) -> int | None:
         """The partition, or None if the key decides."""
-        size = len(record.value) + len(record.key or b"")
-        if size > self._record_bytes:
-            raise RecordTooLargeError(
-                f"topic {record.topic!r}: a record of {size:,} bytes, but {self._record_bytes:,} are the most; split "
-                "it, or raise record_bytes and the topic's max.message.bytes"
-            )
-        count = self._check(record.topic, record.partition or 0)
+        advice = "split it, or raise record_bytes and the topic's max.message.bytes"
+        check_size(record.topic, len(record.value) + len(record.key or b""), self._record_bytes, advice)
+        count = self._partitions(record.topic, record.partition or 0)
         return None if record.partition is None and record.key is not None and count > 1 else record.partition or 0
-
-    def _check(self, topic: str, number: int) -> int:
-        count = self._partitions(topic)
-        if not 0 <= number < count:
-            raise TopicError(f"topic {topic!r} has no partition {number}, only 0 to {count - 1}; use one of those")
-        return count
 
 
 class KafkaProducer:
@@ -89,15 +80,13 @@ class KafkaProducer:
     Parameters
     ----------
     partitions
-        The number of partitions of a topic; raises TopicError if there is none.
+        The number of partitions of a topic; raises TopicError if there is no topic, or no partition of that number.
     pending
         Whether a transactional id may have a transaction whose end is not known to all partitions yet.
     record_bytes
         The largest record, in bytes of value and key.
     transaction_seconds
         An open transaction is aborted by the broker after so long: nobody waits longer for one that was killed.
-    patience
-        Seconds to wait for a broker.
     """
 
     def __init__(
@@ -105,18 +94,16 @@ class KafkaProducer:
         connection: Connection,
         *,
         transactional_id: str,
-        partitions: Callable[[str], int],
+        partitions: Callable[[str, int], int],
         pending: Callable[[str], bool],
         record_bytes: int,
         transaction_seconds: float,
-        patience: float,
     ) -> None:
         self._connection, self._id = connection, transactional_id
         self._partitions, self._pending, self._record_bytes = partitions, pending, record_bytes
         self._failed: BrokerError | None = None
         self._client = connection.make(
             Client,
-            patience,
             transactional_id=transactional_id,
             enable_idempotence=True,
             acks="all",
@@ -145,29 +132,31 @@ class KafkaProducer:
         if self._failed:
             raise type(self._failed)(str(self._failed))
         transaction = KafkaTransaction(self._client, self._partitions, self._record_bytes)
-        with self._step():
-            self._client.begin_transaction()
         try:
+            self._client.begin_transaction()
             yield transaction
-        except errors.KafkaError as error:
+            self._send(transaction)
+        except errors.KafkaError as error:  # before the commit nothing was written
             raise self._give_up(self._error(error)) from error
         except BaseException:
             self._abort()
             raise
-        self._finish(transaction)
+        self._commit()
 
     def close(self) -> None:
         patches.close_producer(self._client, CLOSE_SECONDS)
 
-    def _finish(self, transaction: KafkaTransaction) -> None:
-        with self._step():
-            for member, offsets in transaction.positions.items():
-                metadata = ConsumerGroupMetadata(member.group, member.generation, member.name)
-                patches.send_offsets(self._client, offsets, metadata, ANSWER_SECONDS)
-            self._client.flush(ANSWER_SECONDS)
-            for future in transaction.sent:
-                if future.failed():
-                    raise future.exception
+    def _send(self, transaction: KafkaTransaction) -> None:
+        """Positions, and the rest of the records."""
+        for member, offsets in transaction.positions.items():
+            metadata = ConsumerGroupMetadata(member.group, member.generation, member.name)
+            patches.send_offsets(self._client, offsets, metadata, ANSWER_SECONDS)
+        self._client.flush(ANSWER_SECONDS)
+        for future in transaction.sent:
+            if future.failed():
+                raise future.exception
+
+    def _commit(self) -> None:
         began = time.monotonic()
         try:
             patches.commit(self._client, ANSWER_SECONDS)
@@ -198,14 +187,6 @@ class KafkaProducer:
             f"{self._connection.url}: transactional id {self._id!r}: no clear answer to a commit ({error}); "
             "make a new producer, then look at the positions"
         )
-
-    @contextmanager
-    def _step(self) -> Iterator[None]:
-        """A step before the commit: where it fails, nothing was written."""
-        try:
-            yield
-        except errors.KafkaError as error:
-            raise self._give_up(self._error(error)) from error
 
     def _error(self, error: errors.KafkaError) -> BrokerError:
         error = patches.first_error(self._client) or error

@@ -11,16 +11,18 @@ import time
 import uuid
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from sqlite3 import Connection
 from typing import TypeVar
 from urllib.parse import urlsplit
 
-from pipeline.broker.protocol import Extent, Member, Message, Partition, Position, Record, Topic
+from pipeline.broker import Extent, Member, Message, Partition, Position, Record, Topic
+from pipeline.broker.refusals import check_count
 from pipeline.broker.sqlite.consumer import SqliteConsumer, SqliteTail, is_taken
 from pipeline.broker.sqlite.database import BUSY_TIMEOUT, Database
-from pipeline.broker.sqlite.log import MAX_PARTITIONS, StoredTopic, append, delete, extent, fetch, find_topic, pack
+from pipeline.broker.sqlite.log import MAX_PARTITIONS, append, delete, extent, fetch, find_topic, pack
 from pipeline.errors import FencedError, SettingsError, TopicError
 
 _READ_RECORDS = 64  # at a time: few enough to hold in memory when they are the largest allowed
@@ -31,7 +33,7 @@ class SqliteTransaction:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._topics: dict[str, StoredTopic] = {}
+        self._topic = cache(partial(find_topic, database))
         self._records: defaultdict[int, list[bytes]] = defaultdict(list)
         self._positions: list[tuple[Member, int, int, Position]] = []
 
@@ -72,26 +74,13 @@ class SqliteTransaction:
                 "transaction was written; stop this process or the other one"
             )
 
-    def _topic(self, name: str) -> StoredTopic:
-        if name not in self._topics:
-            self._topics[name] = find_topic(self._database, name)
-        return self._topics[name]
-
 
 class SqliteProducer:
     """Writes, in transactions. Owns ``database``, its connection."""
 
     def __init__(self, database: Database, transactional_id: str) -> None:
-        self._database = database
-        self._id = transactional_id
-        with database.write() as connection:
-            connection.execute(
-                "INSERT INTO producers VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET epoch = epoch + 1",
-                (transactional_id,),
-            )
-            [self._epoch] = connection.execute(
-                "SELECT epoch FROM producers WHERE id = ?", (transactional_id,)
-            ).fetchone()
+        self._database, self._id = database, transactional_id
+        self._epoch = database.next_number("producers", "epoch", transactional_id)
 
     @contextmanager
     def transaction(self) -> Iterator[SqliteTransaction]:
@@ -125,9 +114,8 @@ class SqliteBroker:
     def __init__(self, path: Path, busy_timeout: float = BUSY_TIMEOUT) -> None:
         self._path = path.resolve()  # a group's lock lies beside the file, by whatever name that is reached
         self._busy_timeout = busy_timeout
-        self._database = self._connect()
         self._close = ExitStack()
-        self._close.callback(self._database.close)
+        self._database = self._close.enter_context(closing(Database(self._path, busy_timeout)))
 
     @classmethod
     def from_url(cls, url: str) -> "SqliteBroker":
@@ -151,11 +139,7 @@ class SqliteBroker:
                     (topic.name, str(uuid.uuid4()), topic.partitions or 1, topic.retention_records),
                 )
                 [found] = connection.execute("SELECT partitions FROM topics WHERE name = ?", (topic.name,)).fetchone()
-                if topic.partitions not in (None, found):
-                    raise TopicError(
-                        f"topic {topic.name!r} in {self._path} has {found} partitions, not "
-                        f"{topic.partitions}; ask for as many as it has, or use another topic"
-                    )
+                check_count(topic, found, self._path)
 
     def topic_id(self, topic: str) -> str:
         """A name that a topic made anew under the old name does not share. Raises TopicError."""
@@ -225,17 +209,12 @@ class SqliteBroker:
         self._close.close()
 
     def _open(self, make: Callable[[Database], Client]) -> Client:
-        database = self._connect()
+        database = Database(self._path, self._busy_timeout)
         try:
-            client = make(database)
+            return self._close.enter_context(closing(make(database)))
         except BaseException:
             database.close()
             raise
-        self._close.callback(client.close)
-        return client
-
-    def _connect(self) -> Database:
-        return Database(self._path, self._busy_timeout)
 
 
 def _check(topic: Topic) -> None:

@@ -8,7 +8,7 @@ from urllib.parse import quote
 from filelock import FileLock, Timeout
 from watchfiles._rust_notify import RustNotify
 
-from pipeline.broker.protocol import Member, Message, Partition
+from pipeline.broker import Member, Message, Partition
 from pipeline.broker.sqlite.database import Database
 from pipeline.broker.sqlite.log import extent, fetch, find_topic
 from pipeline.errors import BrokerBusyError, GroupBusyError, StorageError, TopicError
@@ -23,29 +23,21 @@ class SqliteConsumer:
     Raises TopicError if there is no such topic, GroupBusyError if the group has its consumer.
     """
 
+    rebalancing = False
+
     def __init__(self, database: Database, group: str, topic: str) -> None:
         self._database = database
         self._topic = find_topic(database, topic)
+        self.assignment = frozenset(self._topic.parts)
         with ExitStack() as stack:
             lock = _lock(database.path, group)
             stack.callback(lock.release)
             self._watch = stack.enter_context(_watch(database.path))
-            self._member = Member(group, _new_generation(database, group))
-            self._positions = committed_offsets(database, group, self._topic.id)
+            self.member = Member(group, database.next_number("groups", "generation", group))
+            committed = "SELECT partition, offset FROM positions WHERE group_id = ? AND topic = ?"
+            self._positions: dict[int, int] = dict(database.query(committed, (group, self._topic.id)))
             self._close = stack.pop_all()
         self._next = 0  # the partition whose turn it is
-
-    @property
-    def member(self) -> Member:
-        return self._member
-
-    @property
-    def assignment(self) -> frozenset[Partition]:
-        return frozenset(self._topic.parts)
-
-    @property
-    def rebalancing(self) -> bool:
-        return False
 
     def poll(self, max_records: int, timeout: float) -> list[Message]:
         """As in the protocol. A signal handler that raises while this waits raises KeyboardInterrupt here."""
@@ -121,13 +113,6 @@ class SqliteTail:
     def close(self) -> None: ...
 
 
-def committed_offsets(database: Database, group: str, topic_id: int) -> dict[int, int]:
-    """Next offset by partition number."""
-    return dict(
-        database.query("SELECT partition, offset FROM positions WHERE group_id = ? AND topic = ?", (group, topic_id))
-    )
-
-
 def is_taken(path: Path, group: str) -> bool:
     """Whether a group has its consumer."""
     try:
@@ -159,13 +144,3 @@ def _watch(path: Path) -> RustNotify:
             f"{path}: the system watches no more files ({error}); end other programs, or raise its limit "
             "(Linux: fs.inotify.max_user_instances)"
         ) from error
-
-
-def _new_generation(database: Database, group: str) -> int:
-    with database.write() as connection:
-        connection.execute(
-            "INSERT INTO groups VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET generation = generation + 1",
-            (group,),
-        )
-        [generation] = connection.execute("SELECT generation FROM groups WHERE id = ?", (group,)).fetchone()
-    return int(generation)

@@ -101,6 +101,15 @@ class Database:
             # commit can be seen.
             os.utime(self.path)
 
+    def next_number(self, table: str, column: str, name: str) -> int:
+        """Count up what fences the older of two: the epoch of a producer, the generation of a group."""
+        with self.write() as connection:
+            connection.execute(
+                f"INSERT INTO {table} VALUES (?, 1) ON CONFLICT (id) DO UPDATE SET {column} = {column} + 1", (name,)
+            )
+            [number] = connection.execute(f"SELECT {column} FROM {table} WHERE id = ?", (name,)).fetchone()
+        return int(number)
+
     def close(self) -> None:
         self._connection.close()
 

@@ -13,9 +13,9 @@ from zlib import crc32
 
 import msgpack
 
-from pipeline.broker.protocol import Extent, Message, Partition, Record
+from pipeline.broker import Extent, Message, Partition, Record
+from pipeline.broker.refusals import check_number, check_size, gone, no_topic
 from pipeline.broker.sqlite.database import Database
-from pipeline.errors import RecordTooLargeError, TopicError
 
 MAX_PARTITIONS = 1 << 10
 MAX_RECORD = 64 << 20  # bytes of value, key and headers as they are stored
@@ -55,10 +55,7 @@ class StoredTopic:
 
     def low(self, number: int) -> int:
         """The row id of offset 0 of a partition. Raises TopicError if there is no such partition."""
-        if not 0 <= number < self.partitions:
-            raise TopicError(
-                f"topic {self.name!r} has no partition {number}, only 0 to {self.partitions - 1}; use one of those"
-            )
+        check_number(self.name, number, self.partitions)
         return self.id << 50 | number << 40
 
     def low_for(self, record: Record) -> int:
@@ -74,18 +71,13 @@ def find_topic(database: Database, name: str) -> StoredTopic:
     """The topic of that name. Raises TopicError if there is none."""
     for found in database.query("SELECT name, id, uid, partitions FROM topics WHERE name = ?", (name,)):
         return StoredTopic(*found)
-    raise TopicError(
-        f"there is no topic {name!r} in {database.path}; check name and prefix, or start its producer first"
-    )
+    raise no_topic(name, database.path)
 
 
 def pack(record: Record) -> bytes:
     """A record as MessagePack: key, value and headers. Raises RecordTooLargeError."""
     packed: bytes = msgpack.packb((record.key, record.value, record.headers))
-    if len(packed) > MAX_RECORD:
-        raise RecordTooLargeError(
-            f"topic {record.topic!r}: a record of {len(packed):,} bytes, but {MAX_RECORD:,} are the most; split it"
-        )
+    check_size(record.topic, len(packed), MAX_RECORD, "split it")
     return packed
 
 
@@ -140,42 +132,31 @@ def fetch(database: Database, topic: StoredTopic, number: int, start: int, limit
 
     Raises TopicError if the record at ``start`` was removed, StorageError if one is damaged.
     """
-    messages: list[Message] = []
+    low, messages = topic.low(number), list[Message]()
     while len(messages) < limit:
-        try:
-            more = _fetch(database, topic, number, start + len(messages), limit - len(messages))
-        except TopicError:
-            if not messages:  # else the next call raises it again, and what was found is not lost
-                raise
+        position = start + len(messages)
+        found = database.query(_ROW_AT, {"low": low, "at": low + position, "high": low + _MAX_OFFSET})
+        if not found:
             break
-        messages += more
+        [(row_id, held, timestamp, body, checksum, has_next)] = found
+        if row_id > low + position:
+            if messages:  # the next call raises it, and what was found is not lost
+                break
+            raise gone(topic.name, number, position, str(row_id - low))
+        skip = low + position - row_id
+        try:
+            if crc32(body) + timestamp != checksum:
+                raise ValueError("checksum")
+            records = msgpack.unpackb(body, use_list=False)
+            if len(records) != held or (skip >= held and has_next):
+                raise ValueError("count")
+            more = _messages(topic.name, number, position, timestamp, records[skip : skip + limit - len(messages)])
+        except (TypeError, ValueError) as error:
+            raise database.damaged(f"topic {topic.name!r}, partition {number}, offset {position}") from error
         if not more:
             break
+        messages += more
     return messages
-
-
-def _fetch(database: Database, topic: StoredTopic, number: int, start: int, limit: int) -> list[Message]:
-    """The same, from one row only."""
-    low = topic.low(number)
-    found = database.query(_ROW_AT, {"low": low, "at": low + start, "high": low + _MAX_OFFSET})
-    if not found:
-        return []
-    [(row_id, held, timestamp, body, checksum, has_next)] = found
-    if row_id > low + start:
-        raise TopicError(
-            f"topic {topic.name!r}, partition {number}: position {start} is gone, the first record kept is "
-            f"{row_id - low}; seek there if what lies between may be lost, and raise the retention"
-        )
-    skip = low + start - row_id
-    try:
-        if crc32(body) + timestamp != checksum:
-            raise ValueError("checksum")
-        records = msgpack.unpackb(body, use_list=False)
-        if len(records) != held or (skip >= held and has_next):
-            raise ValueError("count")
-        return _messages(topic.name, number, start, timestamp, records[skip : skip + limit])
-    except (TypeError, ValueError) as error:
-        raise database.damaged(f"topic {topic.name!r}, partition {number}, offset {start}") from error
 
 
 def _messages(topic: str, number: int, start: int, timestamp: int, records: Sequence[Any]) -> list[Message]:

@@ -14,6 +14,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
@@ -356,7 +357,7 @@ def client(folder: Path, name: str, script: str) -> None:
 
 def test_a_client_that_fails_or_is_missing_is_a_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    unpack = packages.npm("some-package@1", "00")
+    unpack = partial(packages.npm, "some-package@1", "00")
     with pytest.raises(SourceError, match="no npm on PATH"):
         unpack(tmp_path)
     client(tmp_path, "npm", "echo notice; echo npm error code ENOTFOUND >&2; exit 1")

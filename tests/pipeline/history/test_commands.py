@@ -200,7 +200,7 @@ def test_a_name_of_a_class_is_printed_as_it_is(place: Place, capsys: Capture) ->
         (["show", "missing"], SnapshotError, r"^missing: no such snapshot$"),
         (["show", "19"], TopicError, r"topic updates holds no micro-batch 19 of group learn: .* 'list' shows numbers"),
         (["show", "0", "--group", "other"], TopicError, "no micro-batch 0 of group other"),
-        (["list", "--last", "0"], SettingsError, "--last: expected a whole number of at least 1, but it is 0"),
+        (["list", "--last", "0"], SettingsError, "--last: expected a whole number of at least 1, but it is '0'"),
         (["list", "--topic-prefix", "x."], TopicError, r"there is no topic 'x\.updates'"),
         (["verify", "--group", "other"], SnapshotError, "no snapshot in .*other: check --snapshots"),
         (["stretch", "s1", "s0", "-o", "x"], SnapshotError, r"in partition 0 it reaches offset \d+\): name the older"),

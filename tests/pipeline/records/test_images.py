@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
-from pipeline.broker.protocol import Headers
+from pipeline.broker import Headers
 from pipeline.errors import RecordError
 from pipeline.records.images import REASONS, Encoding, ImageRecord, decode, encode, stack
 
