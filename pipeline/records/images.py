@@ -20,9 +20,7 @@ https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-proto
 
 import re
 import warnings
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import date
 from functools import lru_cache
@@ -49,7 +47,6 @@ REASONS = ("version", "header", "label", "content-type", "shape", "length", "gre
 Encoding = Literal["raw", "png", "jpeg"]
 Format = Literal["PNG", "JPEG"]
 
-_UTF8 = "utf-8", "surrogatepass"  # what is no Unicode becomes bytes as well, which decoding refuses
 _SPECVERSION = b"1.0"
 _TYPE = b"marketstream.image.v1"
 _RAW = b"application/octet-stream"
@@ -61,7 +58,7 @@ _KNOWN = {
 _MEDIA: dict[str, Format] = {"image/png": "PNG", "image/jpeg": "JPEG"}
 _SIGNATURE = {"PNG": b"\x89PNG\r\n\x1a\n", "JPEG": b"\xff\xd8\xff"}
 
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _URI = re.compile(r"[\w\-.~:/?#\[\]@!$&'()*+,;=]*(?:%[0-9a-f]{2}[\w\-.~:/?#\[\]@!$&'()*+,;=]*)*", re.A | re.I)
 _TIME = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)t([01]\d|2[0-3]):[0-5]\d:([0-5]\d|60)(\.\d+)?(z|[+-]([01]\d|2[0-3]):[0-5]\d)",
@@ -109,18 +106,22 @@ def encode(image: ImageRecord, topic: str, encoding: Encoding = "raw") -> Record
     >>> decode(record.value, record.headers).label
     'cat'
     """
-    headers = [("ce_specversion", _SPECVERSION), ("ce_id", key := image.id.encode(*_UTF8))]
-    headers += [("ce_source", image.source.encode(*_UTF8)), ("ce_type", _TYPE)]
+    _check(image)
+    headers = [
+        ("ce_specversion", _SPECVERSION),
+        ("ce_id", key := image.id.encode()),
+        ("ce_source", image.source.encode()),
+        ("ce_type", _TYPE),
+    ]
     optional = (("ce_time", image.time), ("ce_subject", image.subject), ("ce_label", image.label))
-    headers += [(name, text.encode(*_UTF8)) for name, text in optional if text is not None]
-    record = Record(topic, image.pixels, key, (*headers, ("content-type", _RAW), ("ce_shape", _SHAPE)))
-    decode(record.value, record.headers)
+    headers += [(name, text.encode()) for name, text in optional if text is not None]
     if encoding == "raw":
-        return record
-    with BytesIO() as file:
-        Image.frombytes("L", (SIDE, SIDE), image.pixels).save(file, encoding, quality=95)
-        media = ("content-type", f"image/{encoding}".encode())
-        return record._replace(value=file.getvalue(), headers=(*headers, media))
+        value = image.pixels
+        headers += [("content-type", _RAW), ("ce_shape", _SHAPE)]
+    else:
+        value = _compress(image.pixels, encoding)
+        headers.append(("content-type", f"image/{encoding}".encode()))
+    return Record(topic, value, key, tuple(headers))
 
 
 def decode(value: bytes, headers: Headers) -> ImageRecord:
@@ -143,13 +144,10 @@ def decode(value: bytes, headers: Headers) -> ImageRecord:
         raise _unexpected("version", known, "ce_specversion", "1.0")
     if known.get("ce_type") != _TYPE:
         raise _unexpected("version", known, "ce_type", f"{_TYPE.decode()}, which this program reads")
-    for header in ("ce_id", "ce_source"):
-        if header not in known:
-            raise RecordError("header", f"{header}: missing; every image record has one")
     label, subject, time = known.get("ce_label"), known.get("ce_subject"), known.get("ce_time")
     return ImageRecord(
-        _text("ce_id", known["ce_id"]),
-        _source(known["ce_source"]),
+        _text("ce_id", _required(known, "ce_id")),
+        _source(_required(known, "ce_source")),
         _pixels(value, known),
         None if label is None else _label(label),
         None if subject is None else _text("ce_subject", subject),
@@ -219,10 +217,63 @@ def _short(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
+def _check_text(header: str, text: str, reason: str = "header") -> None:
+    if not text:
+        raise RecordError(reason, f"{header}: empty; expected at least one character")
+    # isprintable is the quick way past nearly all texts; what it refuses is not always a control character
+    if not text.isprintable() and (found := _CONTROL.search(text)):
+        raise RecordError(
+            reason,
+            f"{header}: U+{ord(found[0]):04X} at character {found.start()}; expected no control characters",
+        )
+
+
+def _check(image: ImageRecord) -> None:
+    _check_length(image.pixels)
+    _check_text("ce_id", image.id)
+    _check_source(image.source)
+    if image.label is not None:
+        _check_label(image.label)
+    if image.subject is not None:
+        _check_text("ce_subject", image.subject)
+    if image.time is not None:
+        _check_time(image.time)
+
+
+def _check_length(pixels: bytes) -> None:
+    if len(pixels) != PIXELS:
+        raise RecordError("length", f"value: expected {PIXELS} bytes, got {len(pixels)}")
+
+
+def _check_source(text: str) -> None:
+    _check_text("ce_source", text)
+    if not _URI.fullmatch(text):
+        raise RecordError("header", f"ce_source: expected a URI reference, got {_short(text)}")
+
+
+def _check_label(text: str) -> None:
+    _check_text("ce_label", text, "label")
+    if (size := len(text.encode())) > LABEL_BYTES:
+        raise RecordError("label", f"ce_label: expected at most {LABEL_BYTES} bytes, got {size}")
+
+
+def _check_time(text: str) -> None:
+    parts = _TIME.fullmatch(text)
+    try:
+        if parts:
+            date(int(parts[1]), int(parts[2]), int(parts[3]))
+            return
+    except ValueError:  # there is no such day
+        pass
+    raise RecordError("header", f"ce_time: expected RFC 3339, as 2026-01-31T12:00:00Z, got {_short(text)}")
+
+
 def _refuse_duplicates(headers: Headers) -> None:
-    for name, times in Counter(name for name, _ in headers).items():
-        if times > 1 and name in _KNOWN:
+    seen: set[str] = set()
+    for name, _ in headers:
+        if name in seen and name in _KNOWN:
             raise RecordError("header", f"{name}: comes more than once; expected one")
+        seen.add(name)
 
 
 def _unexpected(reason: str, known: Mapping[str, bytes], header: str, expected: str) -> RecordError:
@@ -231,43 +282,44 @@ def _unexpected(reason: str, known: Mapping[str, bytes], header: str, expected: 
     return RecordError(reason, f"{header}: expected {expected}, got {_short(known[header])}")
 
 
-def _text(header: str, text: bytes, reason: str = "header") -> str:
+def _required(known: Mapping[str, bytes], header: str) -> bytes:
     try:
-        decoded = text.decode()
+        return known[header]
+    except KeyError:
+        raise RecordError("header", f"{header}: missing; every image record has one") from None
+
+
+def _decoded(header: str, text: bytes, reason: str = "header") -> str:
+    try:
+        return text.decode()
     except UnicodeDecodeError as error:
         raise RecordError(reason, f"{header}: expected UTF-8, but byte {error.start} is not") from None
-    if not decoded:
-        raise RecordError(reason, f"{header}: empty; expected at least one character")
-    # isprintable is the quick way past nearly all texts; what it refuses is not always a control character
-    if not decoded.isprintable() and (found := _CONTROL.search(decoded)):
-        where = f"U+{ord(found[0]):04X} at character {found.start()}"
-        raise RecordError(reason, f"{header}: {where}; expected no control characters")
+
+
+def _text(header: str, text: bytes) -> str:
+    decoded = _decoded(header, text)
+    _check_text(header, decoded)
     return decoded
 
 
 @lru_cache(maxsize=1024)  # most images of a stream share theirs with others
 def _source(text: bytes) -> str:
-    source = _text("ce_source", text)
-    if not _URI.fullmatch(source):
-        raise RecordError("header", f"ce_source: expected a URI reference, got {_short(source)}")
-    return source
+    decoded = _decoded("ce_source", text)
+    _check_source(decoded)
+    return decoded
 
 
 @lru_cache(maxsize=1024)
 def _label(text: bytes) -> str:
-    label = _text("ce_label", text, "label")
-    if len(text) > LABEL_BYTES:
-        raise RecordError("label", f"ce_label: expected at most {LABEL_BYTES} bytes, got {len(text)}")
-    return label
+    decoded = _decoded("ce_label", text, "label")
+    _check_label(decoded)
+    return decoded
 
 
 def _time(text: bytes) -> str:
-    time = _text("ce_time", text)
-    with suppress(ValueError):  # there is no such day
-        if parts := _TIME.fullmatch(time):
-            date(int(parts[1]), int(parts[2]), int(parts[3]))
-            return time
-    raise RecordError("header", f"ce_time: expected RFC 3339, as 2026-01-31T12:00:00Z, got {_short(time)}")
+    decoded = _decoded("ce_time", text)
+    _check_time(decoded)
+    return decoded
 
 
 def _pixels(value: bytes, known: Mapping[str, bytes]) -> bytes:
@@ -285,6 +337,12 @@ def _pixels(value: bytes, known: Mapping[str, bytes]) -> bytes:
     if len(value) != PIXELS:
         raise RecordError("length", f"value: expected {PIXELS} bytes, got {len(value)}")
     return value
+
+
+def _compress(pixels: bytes, encoding: Literal["png", "jpeg"]) -> bytes:
+    with BytesIO() as file:
+        Image.frombytes("L", (SIDE, SIDE), pixels).save(file, encoding, quality=95)
+        return file.getvalue()
 
 
 def _decompress(value: bytes, name: Format) -> bytes:

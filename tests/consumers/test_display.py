@@ -103,7 +103,7 @@ def test_where_the_summary_goes_to_a_file_the_live_table_stays(place: Place) -> 
         lines = learn_in_a_terminal(place, file)
     assert classes_of(lines) == ["class", *CLASSES]
     first = next(number for number, line in enumerate(lines) if line.startswith("┏"))
-    assert re.match(r"\d+ images  rolling accuracy", lines[first - 1])  # above it, where a low terminal cuts nothing off
+    assert re.match(r"\d+ images  rolling accuracy", lines[first - 1])
     assert classes_of((place.folder / "summary").read_text().splitlines()) == ["class", *CLASSES]
 
 
